@@ -1,0 +1,72 @@
+"""A registry of neural-network checkpoints that merges them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo.errors import ZooError
+    from zoo.extensions import Architecture, Metric, Task
+    from zoo.hookspecs import hookimpl
+    from zoo.merge import merge
+    from zoo.method import AGAIN, Chunk, Method, Statistic, method
+    from zoo.parameters import Fraction, PerExpert
+    from zoo.records import MetricValue, Version
+    from zoo.registry import Registry, open
+
+# Public name -> module. Loaded on first use, so that `import zoo` costs nothing.
+_HOMES = {
+    "AGAIN": "zoo.method",
+    "Architecture": "zoo.extensions",
+    "Chunk": "zoo.method",
+    "Fraction": "zoo.parameters",
+    "Method": "zoo.method",
+    "Metric": "zoo.extensions",
+    "MetricValue": "zoo.records",
+    "PerExpert": "zoo.parameters",
+    "Registry": "zoo.registry",
+    "Statistic": "zoo.method",
+    "Task": "zoo.extensions",
+    "Version": "zoo.records",
+    "ZooError": "zoo.errors",
+    "hookimpl": "zoo.hookspecs",
+    "merge": "zoo.merge",
+    "method": "zoo.method",
+    "open": "zoo.registry",
+}
+
+__all__ = [
+    "AGAIN",
+    "Architecture",
+    "Chunk",
+    "Fraction",
+    "Method",
+    "Metric",
+    "MetricValue",
+    "PerExpert",
+    "Registry",
+    "Statistic",
+    "Task",
+    "Version",
+    "ZooError",
+    "hookimpl",
+    "merge",
+    "method",
+    "open",
+]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        home = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module 'zoo' has no attribute {name!r}") from None
+    from importlib import import_module
+
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,94 @@
+"""Every hook zoo calls, in the order they fire. The map for plugin authors.
+
+    zoo_register_*              called once at start; add things with the callback
+    zoo_before_*, zoo_after_*   observe; return values are ignored
+    zoo_resolve_*               first answer wins; None means "not mine"
+
+An implementation may leave out arguments it does not use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    import click
+
+    from zoo.checkpoint import Format
+    from zoo.extensions import Architecture, Metric, Task
+    from zoo.method import Method
+    from zoo.records import Version
+
+hookspec = pluggy.HookspecMarker("zoo")
+hookimpl = pluggy.HookimplMarker("zoo")
+
+
+# Registration: once, when the plugin manager is built. Keep these cheap; import torch later.
+
+
+@hookspec
+def zoo_register_formats(register: Callable[[Format], None]) -> None:
+    """Offer checkpoint formats. They are asked in order of registration, bundled last."""
+
+
+@hookspec
+def zoo_register_methods(register: Callable[[Method], None]) -> None:
+    """Offer merge methods. Two methods of one name: both plugins are named, the first stays."""
+
+
+@hookspec
+def zoo_register_metrics(register: Callable[[Metric], None]) -> None:
+    """Offer metrics, of one version or of a set of versions."""
+
+
+@hookspec
+def zoo_register_architectures(register: Callable[[Architecture], None]) -> None:
+    """Offer architectures: from a version's directory to a runnable module."""
+
+
+@hookspec
+def zoo_register_tasks(register: Callable[[Task], None]) -> None:
+    """Offer tasks: named data sets with a score."""
+
+
+@hookspec
+def zoo_register_commands(cli: click.Group) -> None:
+    """Add commands to `zoo`. Called by the command line only."""
+
+
+# Use: while a registry works.
+
+
+@hookspec(firstresult=True)
+def zoo_resolve_source(source: str) -> Path | None:
+    """Turn a source that is no local path (a URL, an id) into a local path, before it is read.
+
+    None means "not mine". The path must stay until `register` has returned.
+    """
+
+
+@hookspec
+def zoo_before_register(source: str, name: str) -> None:
+    """Called before a source is read. Raise `ZooError` to refuse it."""
+
+
+@hookspec
+def zoo_after_register(version: Version) -> None:
+    """Called after a version is committed, for registrations and merges alike."""
+
+
+@hookspec
+def zoo_before_merge(recipe: Mapping[str, Any]) -> None:
+    """Called with the resolved recipe after pre-flight, before anything is written.
+
+    Raise `ZooError` to refuse the merge.
+    """
+
+
+@hookspec
+def zoo_after_merge(version: Version | None, recipe: Mapping[str, Any]) -> None:
+    """Called after a merge is committed (`version`) or written to `--out` only (None)."""

@@ -1,0 +1,243 @@
+"""The contract of a merge method: a typed function, and what the engine must hand it.
+
+A method is a function on tensors. Its signature says what it works on:
+
+    first argument `experts`   weights, shape (e, n): e experts, n elements of one chunk
+    first argument `deltas`    the same in delta space: expert minus base; the result is a
+                               delta too, and the engine adds the base
+    argument `base`            the base's chunk, shape (n,); `base: Tensor | None` when optional
+    keyword-only arguments     the parameters, with types, bounds, help and defaults
+    `stats`, `chunk`, `random` keyword-only, given when named: statistics of the passes before,
+                               where the chunk lies, and counter-based randomness
+
+Everything is float32 (float64 where an input is float64) and lives on the engine's device.
+
+Elementwise methods use only operations that IEEE 754 rounds one way (add, subtract, multiply,
+divide, compare, select). Never a fused one (`add(alpha=)`, `addcmul`, `lerp`): torch fuses in
+its vector loop and not in its tail, so the result would depend on where a chunk ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from zoo.errors import PluginError
+
+if TYPE_CHECKING:
+    import torch
+    from pydantic import BaseModel
+
+    from zoo.random import Random
+
+Needs = Literal["elementwise", "statistics", "tensor", "model", "data"]
+INJECTED = ("stats", "chunk", "random")
+
+CHUNK = 1 << 18
+"""Elements per chunk. Reductions are summed chunk by chunk, so this number is part of the
+result of every method that uses statistics: change it and old merges replay only nearly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Where a chunk lies."""
+
+    tensor: str
+    shape: tuple[int, ...]
+    start: int
+    """First element, in C order."""
+    stop: int
+    index: int
+    """`start / CHUNK`."""
+    count: int
+    """Number of chunks of the tensor."""
+
+
+class Statistic(ABC):
+    """Reduces chunks to a value before the elementwise function runs.
+
+    One object lives for one merge when `scope` is `model`, and for one tensor when it is
+    `tensor`. The engine calls, for each tensor, `start`, then `add` for its chunks in order, on one
+    thread; then, on the caller's thread, `finish` with all the states. What `finish` returns becomes
+    `stats[name]` for later statistics and for the function. Return `AGAIN` to be run once more.
+    """
+
+    name: str
+    scope: Literal["tensor", "model"] = "tensor"
+
+    @abstractmethod
+    def start(self, tensor: str, shape: tuple[int, ...], parameters: Any) -> Any:
+        """A fresh state for one tensor."""
+
+    def wants(self, chunk: Chunk) -> bool:
+        """Whether this pass looks at the chunk; those it does not are not even read."""
+        return True
+
+    @abstractmethod
+    def add(
+        self,
+        state: Any,
+        models: torch.Tensor,
+        base: torch.Tensor | None,
+        chunk: Chunk,
+        stats: Mapping[str, Any],
+    ) -> None:
+        """Take in one chunk: `models` is `experts` or `deltas`, shape (e, n)."""
+
+    @abstractmethod
+    def finish(self, states: Mapping[str, Any]) -> Any:
+        """The value, from the state of each tensor (names ascending), or `AGAIN`."""
+
+
+AGAIN = object()
+"""Returned by `Statistic.finish`: one more pass is needed."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A merge algorithm with its declared contract."""
+
+    name: str
+    version: str
+    """Semantic version; a change of any output byte is a new major version."""
+    needs: Needs
+    function: Callable[..., Any]
+    statistics: tuple[type[Statistic], ...] = ()
+    base: Literal["required", "optional", "refused"] = "optional"
+    space: Literal["weight", "delta"] = "weight"
+    min_experts: int = 1
+    max_experts: int | None = None
+    ordered: bool = False
+    """Whether the order of the experts matters."""
+    deterministic: bool = True
+    replay: Literal["exact", "platform"] = "exact"
+    """`exact`: the same bytes anywhere. `platform`: the same bytes on one platform, and within
+    `tolerance` elsewhere (sums of products, SVD, training)."""
+    tolerance: float = 0.0
+    """Largest relative difference of a tensor's norm allowed on another platform."""
+    shortcut: Callable[..., int | None] | None = None
+    """Given the resolved parameters and the number of experts, the index of the expert whose
+    bytes are the exact answer (-1: the base), or None. Keeps trivial cases bit for bit."""
+    check: Callable[..., str | None] | None = None
+    """Given the resolved parameters and the number of experts, a sentence saying why they
+    cannot be, or None. For rules between parameters, such as weights that sum to zero."""
+    mergekit: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters that make this method mean what mergekit means by the same name."""
+
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        return inspect.signature(self.function)
+
+    @cached_property
+    def injected(self) -> frozenset[str]:
+        """Those of `INJECTED` that the function asks for."""
+        return frozenset(INJECTED) & set(self.signature.parameters)
+
+    @cached_property
+    def takes_base(self) -> bool:
+        return "base" in self.signature.parameters
+
+    @cached_property
+    def parameters(self) -> type[BaseModel]:
+        """The pydantic class of the options: feeds `--set`, recipes and the docs."""
+        from zoo.parameters import parameters_of
+
+        return parameters_of(self)
+
+    @cached_property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
+
+    @cached_property
+    def code_hash(self) -> str:
+        """`sha256:` of the source file that defines the function; recorded in each run."""
+        path = inspect.getsourcefile(self.function)
+        data = Path(path).read_bytes() if path and Path(path).is_file() else b""
+        return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def method(
+    name: str,
+    *,
+    version: str,
+    needs: Needs = "elementwise",
+    statistics: Sequence[type[Statistic]] = (),
+    base: Literal["required", "optional", "refused"] | None = None,
+    min_experts: int = 1,
+    max_experts: int | None = None,
+    ordered: bool = False,
+    deterministic: bool = True,
+    replay: Literal["exact", "platform"] = "exact",
+    tolerance: float = 0.0,
+    shortcut: Callable[..., int | None] | None = None,
+    check: Callable[..., str | None] | None = None,
+    mergekit: Mapping[str, Any] | None = None,
+) -> Callable[[Callable[..., Any]], Method]:
+    """Make a `Method` of a function; the space and the base come from its signature.
+
+    Raises:
+        PluginError: the signature breaks the contract; says which argument.
+    """
+
+    def wrap(function: Callable[..., Any]) -> Method:
+        positional = [
+            p.name
+            for p in inspect.signature(function).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        allowed = ["experts", "base"] + (["data", "device"] if needs == "data" else [])
+        first = positional[:1]
+        if first not in (["experts"], ["deltas"]) or any(
+            p not in allowed for p in positional[1:]
+        ):
+            raise PluginError(
+                f"Method `{name}` has positional arguments ({', '.join(positional)}).",
+                "The first must be `experts` or `deltas`, then optionally `base`; "
+                "parameters are keyword-only.",
+                "Put a `*` before the parameters.",
+                method=name,
+            )
+        if bool(statistics) != (needs == "statistics"):
+            raise PluginError(
+                f"Method `{name}` declares needs={needs!r} and {len(statistics)} statistics.",
+                'Statistics go with needs="statistics", and only with it.',
+                method=name,
+            )
+        delta = first == ["deltas"]
+        policy = base or ("required" if delta else _base_policy(function))
+        return Method(
+            name=name,
+            version=version,
+            needs=needs,
+            function=function,
+            statistics=tuple(statistics),
+            base=policy,
+            space="delta" if delta else "weight",
+            min_experts=min_experts,
+            max_experts=max_experts,
+            ordered=ordered,
+            deterministic=deterministic,
+            replay=replay,
+            tolerance=tolerance,
+            shortcut=shortcut,
+            check=check,
+            mergekit=dict(mergekit or {}),
+        )
+
+    return wrap
+
+
+def _base_policy(function: Callable[..., Any]) -> Literal["required", "optional"]:
+    base = inspect.signature(function).parameters.get("base")
+    if base is None or "None" in str(base.annotation):
+        return "optional"
+    return "required"
+
+
