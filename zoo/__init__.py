@@ -8,30 +8,30 @@ if TYPE_CHECKING:
     from zoo.errors import ZooError
     from zoo.extensions import Architecture, Metric, Task
     from zoo.hookspecs import hookimpl
-    from zoo.merge import merge
-    from zoo.method import AGAIN, Chunk, Method, Statistic, method
+    from zoo.in_memory import merge
+    from zoo.contract import AGAIN, Chunk, Method, Statistic, method
     from zoo.parameters import Fraction, PerExpert
     from zoo.records import MetricValue, Version
     from zoo.registry import Registry, open
 
 # Public name -> module. Loaded on first use, so that `import zoo` costs nothing.
 _HOMES = {
-    "AGAIN": "zoo.method",
+    "AGAIN": "zoo.contract",
     "Architecture": "zoo.extensions",
-    "Chunk": "zoo.method",
+    "Chunk": "zoo.contract",
     "Fraction": "zoo.parameters",
-    "Method": "zoo.method",
+    "Method": "zoo.contract",
     "Metric": "zoo.extensions",
     "MetricValue": "zoo.records",
     "PerExpert": "zoo.parameters",
     "Registry": "zoo.registry",
-    "Statistic": "zoo.method",
+    "Statistic": "zoo.contract",
     "Task": "zoo.extensions",
     "Version": "zoo.records",
     "ZooError": "zoo.errors",
     "hookimpl": "zoo.hookspecs",
-    "merge": "zoo.merge",
-    "method": "zoo.method",
+    "merge": "zoo.in_memory",
+    "method": "zoo.contract",
     "open": "zoo.registry",
 }
 

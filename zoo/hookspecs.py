@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from zoo.checkpoint import Format
     from zoo.extensions import Architecture, Metric, Task
-    from zoo.method import Method
+    from zoo.contract import Method
     from zoo.records import Version
 
 hookspec = pluggy.HookspecMarker("zoo")

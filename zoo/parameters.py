@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin
 
 from annotated_types import Interval
 
-from zoo.method import INJECTED, Method
+from zoo.contract import INJECTED, Method
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
