@@ -169,8 +169,7 @@ class Plugins:
 
     def leave_out(self, name: str, source: str, error: BaseException) -> None:
         """Take a plugin out of use, and remember why."""
-        if (module := self._relay.get_plugin(name)) is not None:
-            self._relay.unregister(module)
+        self._forget(name)
         self.loaded.pop(name, None)
         for (kind, offered), plugin in list(self._providers.items()):
             if plugin != name:
@@ -201,7 +200,7 @@ class Plugins:
         try:
             self._relay.register(module, name=name)
         except pluggy.PluginValidationError as e:
-            self._forget(module)
+            self._forget(name)
             raise PluginError(
                 _signature_problem(str(e)),
                 "Arguments of a hook are found by name.",
@@ -212,14 +211,16 @@ class Plugins:
             hooks = self._implemented(module)
             offers = self._collect(name, hooks)
         except BaseException:
-            self._forget(module)
+            self._forget(name)
             raise
         self._merge_in(name, offers, bundled=origin.distribution == BUNDLED)
         said = [f"{kind[:-1]} {offered}" for kind in _KINDS for offered in getattr(offers, kind)]
         self.loaded[name] = LoadedPlugin(origin, source, hooks, tuple(said))
 
-    def _forget(self, module: ModuleType) -> None:
-        self._relay.unregister(module)
+    def _forget(self, name: str) -> None:
+        # pluggy before 1.7 leaves a plugin that failed validation half registered.
+        if self._relay.has_plugin(name):
+            self._relay.unregister(name=name)
 
     def _implemented(self, module: ModuleType) -> tuple[str, ...]:
         """The hooks a module implements.
