@@ -1,0 +1,375 @@
+"""Where the bytes of a zoo live: files found by their digest, written once, never edited.
+
+    registry.store/
+      objects/tree/ab/HEX   weights files, by root over header and tensor digests; mode 0444
+      objects/flat/ab/HEX   all other files, by sha256; mode 0444
+      views/NAME/NUMBER/    a version's directory, links to objects; derived, rebuilt on demand
+      staging/KEY/          work in progress, locked by its owner
+      lock, lock.gate       shared while publishing, exclusive while collecting
+
+A file is complete and durable before it has its final name, so whatever is under `objects/` is
+whole. Only a database transaction makes a version; an object no version names is garbage.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from zoo.errors import StoreError
+from zoo.locks import Turnstile, try_lock
+from zoo.names import check_entry_name, check_relative_path
+from zoo.records import FileRecord
+
+KINDS = ("tree", "flat")
+_KEY = re.compile(r"(tree|flat):([0-9a-f]{64})")
+_STAGING_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
+_LOCK = ".lock"
+_TRASH = ".trash-"
+_VIEW = ".view-"
+_GRACE = 60.0
+"""Seconds that unlocked work in progress is left alone: making a directory, linking a view."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """A staging directory whose owner is gone."""
+
+    path: Path
+    age: float
+    """Seconds since anything in it changed."""
+    resumable: bool
+
+
+class Store:
+    """The files of one zoo. Holds no state: any number of processes may use one directory."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self._turnstile = Turnstile(self.root / "lock")
+
+    @classmethod
+    def create(cls, root: Path | str) -> Store:
+        """The store at `root`, made if it is not there. Safe for many processes at once."""
+        store = cls(root)
+        with friendly(store.root):
+            for folder in (*(f"objects/{kind}" for kind in KINDS), "views", "staging"):
+                (store.root / folder).mkdir(parents=True, exist_ok=True)
+        return store
+
+    # Staging
+
+    @contextmanager
+    def staging(self, key: str, *, keep: bool = False) -> Iterator[Path]:
+        """A directory to prepare files in, ours until the block ends.
+
+        It is removed at the end. With `keep`, an exception leaves it, as a killed process does, for
+        the next call with the same key to resume from.
+
+        Raises:
+            StoreError: another process (or thread) works under this key: `pid` says which. We do
+                not wait for it, because what it will publish is what the caller was about to make.
+        """
+        if not _STAGING_KEY.fullmatch(key):
+            raise ValueError(f"not a staging key: {key!r}")
+        path = self.root / "staging" / key
+        with friendly(self.root):
+            lock = self._hold(path, keep)
+        try:
+            with friendly(self.root):
+                yield path
+        except BaseException:
+            if not keep:
+                self._discard(path)
+            raise
+        else:
+            self._discard(path)
+        finally:
+            os.close(lock)
+
+    def abandoned(self) -> Iterator[Abandoned]:
+        """Staging directories that no living process holds."""
+        for path in self._children(self.root / "staging"):
+            if path.name.startswith(_TRASH):
+                yield Abandoned(path, _age(path), resumable=False)
+                continue
+            try:
+                fd = os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                if _age(path) > _GRACE:
+                    yield Abandoned(path, _age(path), resumable=False)
+                continue
+            try:
+                if try_lock(fd):
+                    words = os.pread(fd, 64, 0).decode(errors="replace").split()
+                    yield Abandoned(path, _age(path), resumable="resumable" in words)
+            finally:
+                os.close(fd)
+
+    def discard(self, abandoned: Abandoned) -> bool:
+        """Remove an abandoned staging directory; False when somebody has taken it up again."""
+        try:
+            fd = os.open(abandoned.path / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            self._discard(abandoned.path)
+            return True
+        try:
+            if not try_lock(fd) or not _same(fd, abandoned.path / _LOCK):
+                return False
+            self._discard(abandoned.path)
+            return True
+        finally:
+            os.close(fd)
+
+    # Publishing and collecting
+
+    @contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Held from the first `place` until the database has committed.
+
+        While anybody holds it, nothing is collected: an object found in place stays in place.
+        """
+        with friendly(self.root), self._turnstile.shared():
+            yield
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Held while garbage is marked and swept; nobody publishes meanwhile."""
+        with friendly(self.root), self._turnstile.exclusive():
+            yield
+
+    def place(self, staged: Path, key: str) -> None:
+        """Move a finished file to its place, durably; only inside `publishing()`.
+
+        When the object is there already, the staged file is dropped.
+        """
+        target = self.path(key)
+        with friendly(self.root):
+            if target.exists() and target.stat().st_size == staged.stat().st_size:
+                staged.unlink()
+            else:
+                _sync(staged)
+                # The bytes of a hard link or symlink are also the user's, and so is their mode.
+                if not staged.is_symlink() and staged.stat().st_nlink == 1:
+                    staged.chmod(0o444)
+                target.parent.mkdir(exist_ok=True)
+                staged.rename(target)
+            # Also for an object found in place: who put it there may not have come this far yet.
+            _sync(target.parent)
+            _sync(target.parent.parent)
+
+    # Objects
+
+    def path(self, key: str) -> Path:
+        """Where an object is, or would be."""
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise ValueError(f"not an object key: {key!r}")
+        kind, digest = match.groups()
+        return self.root / "objects" / kind / digest[:2] / digest
+
+    def has(self, key: str) -> bool:
+        return self.path(key).exists()
+
+    def objects(self) -> Iterator[tuple[str, Path, int]]:
+        """Every object: key, path, bytes. Keys ascending within a kind."""
+        for kind in KINDS:
+            for shelf in self._children(self.root / "objects" / kind):
+                for path in self._children(shelf):
+                    key = f"{kind}:{path.name}"
+                    if not _KEY.fullmatch(key):
+                        continue
+                    try:
+                        size = path.stat().st_size
+                    except FileNotFoundError:
+                        # Collected while we walk, or a symlink to a source that is gone.
+                        if not path.is_symlink():
+                            continue
+                        size = 0
+                    yield key, path, size
+
+    def remove(self, key: str) -> None:
+        """Delete an object; only inside `collecting()`."""
+        with friendly(self.root):
+            self.path(key).unlink(missing_ok=True)
+
+    # Views
+
+    def view(self, name: str, number: int, files: Sequence[FileRecord]) -> Path:
+        """A version's directory in Hugging Face layout, built when it is absent or differs.
+
+        It is relative links into `objects/`, so a zoo can be moved; it appears whole or not at all.
+        """
+        view = self.view_path(name, number)
+        if self._view_is(view, files):
+            return view
+        with friendly(self.root):
+            fresh = self.root / "staging" / f"{_VIEW}{uuid4().hex}"
+            for record in files:
+                link = fresh / check_relative_path(record.path)
+                link.parent.mkdir(parents=True, exist_ok=True)
+                # Written for where the link will be, which is as deep as `view`, not as `fresh`.
+                final = view / record.path
+                link.symlink_to(os.path.relpath(self.path(record.object), final.parent))
+            fresh.mkdir(parents=True, exist_ok=True)
+            view.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                while not self._view_is(view, files):
+                    self._discard(view)
+                    try:
+                        fresh.rename(view)
+                    except OSError as error:
+                        # Another process built it between the two lines above.
+                        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                            raise
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
+        return view
+
+    def view_path(self, name: str, number: int) -> Path:
+        return self.root / "views" / check_entry_name(name) / str(int(number))
+
+    def drop_view(self, name: str, number: int) -> None:
+        """Remove a version's directory; its objects stay."""
+        view = self.view_path(name, number)
+        with friendly(self.root):
+            self._discard(view)
+            for folder in view.relative_to(self.root / "views").parents:
+                if folder.parts:
+                    try:
+                        (self.root / "views" / folder).rmdir()
+                    except OSError:
+                        break
+
+    # Helpers
+
+    def _hold(self, path: Path, keep: bool) -> int:
+        """Make a staging directory and lock it. The lock file goes with the directory, so after
+        locking we make sure that it is still the one that the path names."""
+        while True:
+            path.mkdir(exist_ok=True)
+            try:
+                fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            except FileNotFoundError:
+                continue
+            if not try_lock(fd):
+                pid = os.pread(fd, 64, 0).decode(errors="replace").split()[:1]
+                os.close(fd)
+                raise StoreError(
+                    f"`{path.name}` is already being worked on by process {' '.join(pid)}:",
+                    "both would make the same thing.",
+                    "Wait for it, or end it; its finished part will be used.",
+                    key=path.name,
+                    pid=int(pid[0]) if pid and pid[0].isdigit() else None,
+                )
+            if _same(fd, path / _LOCK):
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"{os.getpid()} {'resumable' if keep else ''}\n".encode(), 0)
+                return fd
+            os.close(fd)
+
+    def _discard(self, path: Path) -> None:
+        """Remove a directory; it vanishes from its name at once, so a newcomer may reuse it."""
+        trash = self.root / "staging" / (_TRASH + uuid4().hex)
+        try:
+            path.rename(trash)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(trash, ignore_errors=True)
+
+    def _view_is(self, view: Path, files: Sequence[FileRecord]) -> bool:
+        wanted = {
+            r.path: os.path.relpath(self.path(r.object), (view / r.path).parent) for r in files
+        }
+        found: dict[str, str] = {}
+        for folder, _, names in os.walk(view):
+            for name in names:
+                path = Path(folder, name)
+                found[path.relative_to(view).as_posix()] = (
+                    str(path.readlink()) if path.is_symlink() else ""
+                )
+        return view.is_dir() and found == wanted
+
+    def _children(self, folder: Path) -> list[Path]:
+        try:
+            return sorted(folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            if not self.root.is_dir():
+                raise _missing(self.root) from None
+            return []
+
+
+@contextmanager
+def friendly(root: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into a StoreError that says what to do.
+
+    Raises:
+        StoreError: `errno` is an attribute; full disk, quota, read-only, no permission, missing.
+    """
+    try:
+        yield
+    except OSError as error:
+        known = {
+            errno.ENOSPC: ("the disk is full", "Free some space, or run `zoo gc`."),
+            errno.EDQUOT: ("the disk quota is used up", "Free some space, or run `zoo gc`."),
+            errno.EROFS: ("its file system is read-only", "Mount it writable, or copy the zoo."),
+            errno.EACCES: ("permission was denied", "Change its owner or mode, or copy the zoo."),
+            errno.EPERM: ("permission was denied", "Change its owner or mode, or copy the zoo."),
+            errno.EIO: ("the disk failed", "Check the disk, then run `zoo fsck`."),
+        }
+        if error.errno == errno.ENOENT and not root.is_dir():
+            raise _missing(root) from error
+        if error.errno not in known:
+            raise
+        why, how = known[error.errno]
+        raise StoreError(
+            f"Cannot write to the store `{root}`:",
+            f"{why}.",
+            how,
+            root=root,
+            errno=error.errno,
+            path=error.filename,
+        ) from error
+
+
+def _missing(root: Path) -> StoreError:
+    return StoreError(
+        f"The store `{root}` is not there:",
+        "the registry's bytes are kept in it.",
+        "Put it back beside the registry, or make a new zoo with `zoo init`.",
+        root=root,
+    )
+
+
+def _same(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _age(path: Path) -> float:
+    newest = path.lstat().st_mtime
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                newest = max(newest, Path(folder, name).lstat().st_mtime)
+            except FileNotFoundError:
+                continue
+    return time.time() - newest
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
