@@ -1,0 +1,167 @@
+"""Bring a checkpoint's files into a staging directory, hashing on the way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo.checkpoint import Checkpoint, TensorInfo
+from zoo.digest import flat_key, tree_key
+from zoo.errors import StoreError
+from zoo.hashing import HashPool, write_at
+from zoo.links import LinkMode, link
+from zoo.progress import Progress
+from zoo.records import FileRecord, TensorRecord
+from zoo.safetensors_checkpoint import INDEX, open_files
+from zoo.safetensors_header import index, layout, shards
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """A model's files, staged, with their identities."""
+
+    tensors: tuple[TensorRecord, ...]
+    """Names ascending."""
+    files: dict[FileRecord, Path]
+    """Each file of the version and where it is staged."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """One weights file on its way in."""
+
+    record_path: str
+    staged: Path
+    header: bytes
+    tensors: Sequence[TensorInfo]
+    """In file order; offsets as they will be in the staged file."""
+    size: int
+    source: Checkpoint
+    copied: bool
+    """Whether the bytes still have to be written to `staged`."""
+
+
+def ingest(
+    checkpoint: Checkpoint,
+    staging: Path,
+    *,
+    link_mode: LinkMode,
+    threads: int | None,
+    progress: Progress,
+) -> Ingested:
+    """Stage a whole model: each byte is read once, hashed, and written if it must be.
+
+    Safetensors files stay as they are, byte for byte; weights of other formats are written as
+    safetensors. Files beside the weights are always copied.
+
+    Raises:
+        InvalidCheckpoint: the source is damaged, or ends while it is read.
+        StoreError: no room.
+    """
+    folder = staging / "files"
+    with ExitStack() as stack:
+        if checkpoint.opened.weight_files:
+            plan = _keep(checkpoint, folder, link_mode, stack)
+        else:
+            plan = _rewrite(checkpoint, folder)
+        auxiliary = dict(checkpoint.opened.auxiliary)
+        beside = sum(path.stat().st_size for path in auxiliary.values())
+        _check_room(folder, beside + sum(w.size for w in plan if w.copied))
+        progress.start(beside + sum(w.size for w in plan), "hash")
+        stack.callback(progress.done)
+        pool = stack.enter_context(HashPool(threads, progress))
+        ingested = _weights(plan, pool, stack)
+        if not checkpoint.opened.weight_files and len(plan) > 1:
+            ingested.files.update(_index(plan, folder))
+        copies = {
+            path: (folder / path, pool.file(source, _parent(folder / path)))
+            for path, source in auxiliary.items()
+        }
+        for path, (staged, future) in copies.items():
+            key, size = future.result()
+            ingested.files[FileRecord(path, key, size)] = staged
+    return ingested
+
+
+def _keep(
+    checkpoint: Checkpoint, folder: Path, link_mode: LinkMode, stack: ExitStack
+) -> list[_Weights]:
+    sources: dict[str, Path] = {}
+    copied: dict[str, bool] = {}
+    for file, path in checkpoint.opened.weight_files.items():
+        target = _parent(folder / file)
+        copied[file] = not link(path, target, link_mode)
+        sources[file] = path if copied[file] else target
+    # Opened again, from what was linked: what is hashed is what is kept.
+    source = open_files(sources, checkpoint.opened.origin)
+    stack.callback(source.close)
+    return [
+        _Weights(file, folder / file, h.raw, h.tensors, h.size, source, copied[file])
+        for file, h in source.headers.items()
+    ]
+
+
+def _rewrite(checkpoint: Checkpoint, folder: Path) -> list[_Weights]:
+    plan = []
+    for file, tensors in shards(list(checkpoint.tensors.values())).items():
+        laid = layout(tensors)
+        staged = _parent(folder / file)
+        plan.append(_Weights(file, staged, laid.header, laid.tensors, laid.size, checkpoint, True))
+    return plan
+
+
+def _weights(plan: list[_Weights], pool: HashPool, stack: ExitStack) -> Ingested:
+    sinks: dict[str, int | None] = {}
+    for w in plan:
+        sinks[w.record_path] = _create(w, stack) if w.copied else None
+    # Largest first: one thread must not start on the largest when the others have finished.
+    work = [(w, t) for w in plan for t in w.tensors]
+    work.sort(key=lambda item: -item[1].nbytes)
+    futures = {t.name: pool.tensor(w.source, t, sinks[w.record_path], t.offset) for w, t in work}
+    digests = {name: future.result() for name, future in futures.items()}
+    tensors = [TensorRecord(t.name, t.dtype, t.shape, digests[t.name]) for _, t in work]
+    files = {
+        FileRecord(
+            w.record_path, tree_key(w.header, [digests[t.name] for t in w.tensors]), w.size
+        ): w.staged
+        for w in plan
+    }
+    return Ingested(tuple(sorted(tensors, key=lambda t: t.name)), files)
+
+
+def _index(plan: list[_Weights], folder: Path) -> dict[FileRecord, Path]:
+    data = index({w.record_path: w.tensors for w in plan})
+    staged = folder / INDEX
+    staged.write_bytes(data)
+    return {FileRecord(INDEX, flat_key(data), len(data)): staged}
+
+
+def _create(weights: _Weights, stack: ExitStack) -> int:
+    fd = os.open(weights.staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    stack.callback(os.close, fd)
+    os.ftruncate(fd, weights.size)
+    write_at(fd, weights.header, 0)
+    return fd
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    """Better to refuse now than after an hour of writing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise StoreError(
+            f"The store needs {needed:,} bytes and its disk has {free:,} free:",
+            "the disk is full.",
+            "Free some space, run `zoo gc`, or register with `--link-mode symlink`.",
+            needed=needed,
+            free=free,
+        )
+
+
+def _parent(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

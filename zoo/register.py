@@ -1,0 +1,164 @@
+"""From a source on disk to a version in the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from zoo.checkpoint import Format
+from zoo.digest import weights_digest
+from zoo.errors import InvalidName, NotFound, UnsupportedFormat, did_you_mean
+from zoo.ingest import ingest
+from zoo.links import LINK_MODES, LinkMode
+from zoo.names import check_entry_name
+from zoo.progress import NoProgress, Progress
+from zoo.publish import publish
+from zoo.records import MetricValue, Version, VersionDraft
+
+if TYPE_CHECKING:
+    from zoo.registry import Registry
+
+VERSION_KINDS = ("base", "expert", "merge", "adapter")
+
+
+def register(
+    registry: Registry,
+    source: str | Path,
+    *,
+    name: str,
+    kind: str = "expert",
+    base: str | None = None,
+    task: str | None = None,
+    phase: str | None = None,
+    license: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    metrics: Mapping[str, float] | Iterable[MetricValue] | None = None,
+    link_mode: LinkMode = "clone",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Version:
+    """Take a checkpoint into the zoo as the next version of `name`.
+
+    Weights are hashed as they are copied, never changed, and not judged: a checkpoint with NaN
+    registers, and a merge refuses it. A call that fails or is killed leaves no version.
+
+    Args:
+        source: a file, a directory, or whatever a plugin's `zoo_resolve_source` knows.
+        base: reference to the version this one was fine-tuned from.
+        metrics: `name` or `name/split` -> value; or full records.
+        link_mode: see `zoo.links.link`.
+        threads: for hashing; all cores, at most 16, by default.
+    Raises:
+        NotFound: no such source or base.
+        InvalidName, UnsupportedFormat, InvalidCheckpoint, StoreError
+    """
+    check_entry_name(name)
+    _check_word("kind", kind, VERSION_KINDS)
+    _check_word("link mode", link_mode, LINK_MODES)
+    measured = metric_values(metrics)
+    parent = registry.catalog.get(base) if base is not None else None
+    registry.plugins.hook.zoo_before_register(source=str(source), name=name)
+    path = resolve_source(registry, source)
+    with (
+        format_of(registry, path).open(path) as checkpoint,
+        registry.store.staging(f"register-{uuid4().hex}") as staging,
+    ):
+        ingested = ingest(
+            checkpoint,
+            staging,
+            link_mode=link_mode,
+            threads=threads,
+            progress=progress or NoProgress(),
+        )
+        draft = VersionDraft(
+            name=name,
+            kind=kind,
+            digest=weights_digest((t.name, t.digest) for t in ingested.tensors),
+            tensors=ingested.tensors,
+            files=tuple(sorted(ingested.files, key=lambda file: file.path)),
+            base=parent.id if parent else None,
+            task=task,
+            phase=phase,
+            license=license,
+            architecture=architecture_of(checkpoint.opened.config),
+            tags=dict(tags or {}),
+            metrics=measured,
+            source=str(source),
+            notes=dict(checkpoint.opened.notes),
+        )
+        return publish(registry, ingested.files, draft)
+
+
+def resolve_source(registry: Registry, source: str | Path) -> Path:
+    """The local path of a source.
+
+    Raises:
+        NotFound: it is no path, and no plugin resolves it.
+    """
+    path = Path(source)
+    if path.exists():
+        return path
+    resolved: Path | None = registry.plugins.hook.zoo_resolve_source(source=str(source))
+    if resolved is not None:
+        return Path(resolved)
+    scheme, separator, rest = str(source).partition("://")
+    if separator:
+        raise NotFound(
+            f"Nothing here resolves `{source}`:",
+            f"no plugin answers for `{scheme}://`.",
+            f"Download it yourself (`hf download {rest.partition('@')[0]}`) and give the directory."
+            if scheme == "hf"
+            else "Install a plugin that does, or give a local path.",
+            source=str(source),
+        )
+    raise NotFound(f"`{source}` does not exist.", source=str(source))
+
+
+def format_of(registry: Registry, path: Path) -> Format:
+    """The first format that reads the path.
+
+    Raises:
+        UnsupportedFormat: none does.
+    """
+    for candidate in registry.plugins.formats:
+        if candidate.matches(path):
+            return candidate
+    names = ", ".join(f.name for f in registry.plugins.formats)
+    raise UnsupportedFormat(
+        f"`{path}` is in no format that zoo reads:",
+        f"the formats are {names}.",
+        "Give a safetensors or torch file, or a directory that holds one.",
+        path=path,
+    )
+
+
+def architecture_of(config: Mapping[str, Any] | None) -> str | None:
+    """What `config.json` calls it: `model_type`, else the first of `architectures`."""
+    if config is None:
+        return None
+    listed = config.get("architectures")
+    first = listed[0] if isinstance(listed, list) and listed else None
+    found = config.get("model_type") or first
+    return found if isinstance(found, str) else None
+
+
+def metric_values(
+    metrics: Mapping[str, float] | Iterable[MetricValue] | None,
+) -> tuple[MetricValue, ...]:
+    """Metrics as records, from either way of writing them."""
+    if metrics is None:
+        return ()
+    if not isinstance(metrics, Mapping):
+        return tuple(metrics)
+    found = []
+    for key, value in metrics.items():
+        name, _, split = key.partition("/")
+        found.append(MetricValue(name, float(value), split))
+    return tuple(found)
+
+
+def _check_word(what: str, word: str, known: tuple[str, ...]) -> None:
+    if word not in known:
+        raise InvalidName(f"There is no {what} `{word}`.", did_you_mean(word, known), word=word)
