@@ -1,0 +1,111 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from zoo_cli.session import Session
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def complete_reference(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Names of entries, for the shell."""
+    url = ctx.find_root().params.get("registry") or "registry.db"
+    try:
+        with Session(registry_url=url).open() as registry:
+            names = sorted({v.name for v in registry.select()})
+    except Exception:  # a shell must never see an error while completing
+        return []
+    return [CompletionItem(n) for n in names if n.startswith(incomplete)]
+
+
+def reference_argument(name: str) -> Callable[[F], F]:
+    """`name`, `name@3`, `name@alias` or `name@sha256:abcd...`; completed by name."""
+    return click.argument(name, shell_complete=complete_reference)
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Read `key=value`."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise click.BadParameter(f"`{text}` is not of the form key=value.")
+    return key, value
+
+
+def number_pair(text: str) -> tuple[str, float]:
+    """Read `key=number`, `key/split=number`."""
+    key, value = pair(text)
+    try:
+        return key, float(value)
+    except ValueError:
+        raise click.BadParameter(f"`{text}`: `{value}` is not a number.") from None
+
+
+def yaml_pair(text: str) -> tuple[str, Any]:
+    """Read `key=value` with a value in YAML: a number, a boolean, a word, a list."""
+    import yaml
+
+    key, value = pair(text)
+    try:
+        return key, _with_exponents(yaml.safe_load(value))
+    except yaml.YAMLError as e:
+        raise click.BadParameter(f"`{text}`: the value is not YAML ({e}).") from None
+
+
+def _with_exponents(value: Any) -> Any:
+    """YAML 1.1 takes `1e-3` for a word; everybody who writes it means a number."""
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return float(value)
+    if isinstance(value, list):
+        return [_with_exponents(v) for v in value]
+    return value
+
+
+def tag_option(command: F) -> F:
+    return click.option(
+        "--tag", "tags", type=pair, metavar="K=V", multiple=True, help="Tag to set; repeatable."
+    )(command)
+
+
+def metric_option(command: F) -> F:
+    return click.option(
+        "--metric",
+        "metrics",
+        type=number_pair,
+        metavar="K=V",
+        multiple=True,
+        help="Measured value, as name=0.61 or name/split=0.61; repeatable.",
+    )(command)
+
+
+def about_options(command: F) -> F:
+    """`--task` and `--phase`, for commands that describe a version."""
+    command = click.option("--phase", metavar="LABEL", help="Phase, asserted: `IV-B`.")(command)
+    return click.option("--task", metavar="NAME", help="Task it was trained for.")(command)
+
+
+def selection_options(command: F) -> F:
+    """`--where`, `--order-by` and `--limit`."""
+    command = click.option("--limit", type=click.IntRange(min=0), help="At most so many.")(command)
+    command = click.option(
+        "--order-by", metavar="COLUMNS", help='Columns to sort by: "accuracy desc, name".'
+    )(command)
+    return click.option(
+        "--where",
+        metavar="EXPRESSION",
+        help="SQL expression over columns, tags and metrics: \"task = 'math' and accuracy > 0.5\".",
+    )(command)
+
+
+def threads_option(command: F) -> F:
+    return click.option(
+        "--threads", type=click.IntRange(min=1), help="Threads; all cores by default."
+    )(command)

@@ -1,0 +1,38 @@
+"""`zoo lineage`: where a version came from, or what came of it."""
+
+from __future__ import annotations
+
+import click
+
+from zoo_cli.arguments import reference_argument
+from zoo_cli.output import json_option, show_json
+from zoo_cli.session import Session, pass_session
+
+
+@click.command("lineage")
+@reference_argument("ref")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["tree", "json", "mermaid", "dot"]),
+    default="tree",
+    show_default=True,
+)
+@click.option("--descendants", is_flag=True, help="What was made of it, instead of its origin.")
+@json_option
+@pass_session
+def command(session: Session, ref: str, form: str, descendants: bool, as_json: bool) -> None:
+    """Show the ancestors of a version, or its descendants.
+
+    Removed versions are still there, and marked.
+    """
+    with session.open() as registry:
+        lineage = registry.lineage(ref, descendants=descendants)
+    if as_json or form == "json":
+        show_json(lineage.as_dict())
+    elif form == "mermaid":
+        click.echo(lineage.as_mermaid())
+    elif form == "dot":
+        click.echo(lineage.as_dot())
+    else:
+        click.echo(lineage.as_tree())

@@ -1,0 +1,129 @@
+"""`zoo merge`: make a model of several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from zoo_cli.arguments import (
+    about_options,
+    complete_reference,
+    selection_options,
+    tag_option,
+    threads_option,
+    yaml_pair,
+)
+from zoo_cli.output import json_option, show_fields, show_json
+from zoo_cli.session import Session, pass_session
+from zoo_cli.units import size
+from zoo_cli.versions import show_version
+
+
+@click.command("merge")
+@click.argument("recipe", required=False, type=click.Path())
+@click.option("--method", metavar="NAME", help="Merge method; `zoo methods` lists them.")
+@click.option(
+    "--expert",
+    "experts",
+    metavar="REF",
+    shell_complete=complete_reference,
+    multiple=True,
+    help="Version or path to merge; repeatable, in order. Or select them with --where.",
+)
+@selection_options
+@click.option(
+    "--base",
+    metavar="REF",
+    shell_complete=complete_reference,
+    help="Version or path the experts were fine-tuned from.",
+)
+@click.option(
+    "--set",
+    "parameters",
+    type=yaml_pair,
+    metavar="K=V",
+    multiple=True,
+    help="Parameter of the method, the value in YAML: density=0.2, weight=[1, 2]; repeatable.",
+)
+@click.option("--seed", type=int, default=None, help="Seed of methods that draw. [default: 0]")
+@click.option("--as", "name", metavar="NAME", help="Entry to store the result under.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Directory to write the result to; without --as, nothing is stored in the registry.",
+)
+@click.option("--dry-run", is_flag=True, help="Check everything, predict the cost, write nothing.")
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    default="1GiB",
+    show_default=True,
+    help="Memory the merge may use.",
+)
+@threads_option
+@click.option("--device", default="cpu", show_default=True, help="`cpu` or `cuda`.")
+@about_options
+@tag_option
+@json_option
+@pass_session
+def command(
+    session: Session,
+    /,
+    recipe: str | None,
+    experts: tuple[str, ...],
+    parameters: tuple[tuple[str, Any], ...],
+    seed: int | None,
+    tags: tuple[tuple[str, str], ...],
+    dry_run: bool,
+    as_json: bool,
+    **choices: Any,
+) -> None:
+    """Merge models by a RECIPE file, or by --method and the experts a query selects.
+
+    A mergekit configuration is a recipe as it stands. The result is a new version whose run
+    records all that made it; an interrupted merge resumes where it was when run again.
+
+    \b
+        zoo merge --method ties --where "base = 'qwen' and accuracy > 0.5" \\
+            --set density=0.2 --as qwen-mathcode
+        zoo merge recipe.yaml --as soup --dry-run
+    """
+    if recipe is None and choices["method"] is None:
+        raise click.UsageError("Give a RECIPE file or --method.")
+    if not (choices["name"] or choices["out"] or dry_run):
+        raise click.UsageError("Name the result with --as NAME, or write it to --out DIR.")
+    asked: dict[str, Any] = {**choices, "tags": dict(tags)}
+    if experts:
+        asked["experts"] = list(experts)
+    if parameters:
+        asked["parameters"] = dict(parameters)
+    if seed is not None:
+        asked["seed"] = seed
+    with session.open(create=True) as registry:
+        if dry_run:
+            plan = registry.plan(recipe, **asked).as_dict()
+        else:
+            version = registry.merge(recipe, progress=session.progress, **asked)
+    if dry_run:
+        _show_plan(plan, as_json)
+    elif version is not None:
+        show_version(version, as_json)
+    elif as_json:
+        show_json({"out": choices["out"]})
+    else:
+        click.echo(choices["out"])
+
+
+def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        show_json(plan)
+        return
+    rows = []
+    for name, value in plan.items():
+        if isinstance(value, int) and "byte" in name:
+            rows.append((name.replace("_", " "), size(value)))
+        elif isinstance(value, str | int | float):
+            rows.append((name.replace("_", " "), str(value)))
+    show_fields(rows)

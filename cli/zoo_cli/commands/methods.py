@@ -1,0 +1,177 @@
+"""`zoo methods`: what can merge."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zoo_cli.output import Column, json_option, show_fields, show_json, show_table, title
+from zoo_cli.session import Session, pass_session
+
+if TYPE_CHECKING:
+    from zoo.contract import Method
+    from zoo.plugins import Plugins
+
+
+@click.command("methods")
+@click.argument("name", required=False)
+@json_option
+@pass_session
+def command(session: Session, name: str | None, as_json: bool) -> None:
+    """List the merge methods, or explain the method NAME and its parameters."""
+    plugins = session.plugins
+    if name is None:
+        methods = [plugins.methods[n] for n in sorted(plugins.methods)]
+        if as_json:
+            show_json([_summary(m, plugins) for m in methods])
+        else:
+            _show_all(methods, plugins)
+        return
+    method = plugins.method(name)
+    if as_json:
+        show_json(
+            {
+                **_summary(method, plugins),
+                "doc": _doc(method),
+                "parameters": method.parameters.model_json_schema()["properties"],
+                "mergekit": method.mergekit,
+                "code_hash": method.code_hash,
+            }
+        )
+    else:
+        _show_one(method, plugins)
+
+
+def _summary(method: Method, plugins: Plugins) -> dict[str, Any]:
+    return {
+        "name": method.name,
+        "version": method.version,
+        "summary": method.summary,
+        "needs": method.needs,
+        "space": method.space,
+        "base": method.base,
+        "min_experts": method.min_experts,
+        "max_experts": method.max_experts,
+        "ordered": method.ordered,
+        "deterministic": method.deterministic,
+        "replay": method.replay,
+        "plugin": plugins.origin(method.name)._asdict(),
+    }
+
+
+def _show_all(methods: list[Method], plugins: Plugins) -> None:
+    show_table(
+        [
+            Column("method", style="bold", whole=True),
+            Column("version"),
+            Column("base"),
+            Column("experts"),
+            Column("needs"),
+            Column("replay"),
+            Column("plugin"),
+            Column("what it does"),
+        ],
+        [
+            [
+                m.name,
+                m.version,
+                m.base,
+                _experts(m),
+                m.needs,
+                m.replay,
+                plugins.origin(m.name).distribution,
+                m.summary,
+            ]
+            for m in methods
+        ],
+    )
+
+
+def _show_one(method: Method, plugins: Plugins) -> None:
+    origin = plugins.origin(method.name)
+    title(f"{method.name} {method.version}", f"{origin.distribution} {origin.version}")
+    click.echo(f"\n{_doc(method)}\n")
+    show_fields(
+        [
+            ("base", method.base),
+            ("experts", _experts(method) + (", in order" if method.ordered else ", in any order")),
+            ("works on", "deltas (expert minus base)" if method.space == "delta" else "weights"),
+            ("needs", method.needs),
+            (
+                "replay",
+                "exact anywhere"
+                if method.replay == "exact"
+                else f"exact on one platform, within {method.tolerance:g} elsewhere",
+            ),
+        ]
+    )
+    click.echo()
+    show_table(
+        [
+            Column("--set", style="bold", whole=True),
+            Column("type", whole=True),
+            Column("default"),
+            Column("meaning"),
+        ],
+        [
+            [field.alias or name, *_type_and_default(method, name), field.description]
+            for name, field in method.parameters.model_fields.items()
+        ],
+    )
+
+
+def _type_and_default(method: Method, name: str) -> tuple[str, str]:
+    field = method.parameters.model_fields[name]
+    schema = method.parameters.model_json_schema()["properties"][field.alias or name]
+    default = "required" if field.is_required() else _written(field.default)
+    return _type(schema), default
+
+
+def _written(value: Any) -> str:
+    import json
+
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """A JSON schema in a few words: `number in [0, 1]`, `a | b`, `number, or one per expert`."""
+    if "anyOf" in schema:
+        kinds = schema["anyOf"]
+        single = [k for k in kinds if k.get("type") not in ("array", "null")]
+        words = " or ".join(_type(k) for k in single)
+        if any(k.get("type") == "array" for k in kinds):
+            words += ", or one per expert"
+        return words
+    if "enum" in schema:
+        return " | ".join(str(v) for v in schema["enum"])
+    if "const" in schema:
+        return str(schema["const"])
+    low = schema.get("minimum", schema.get("exclusiveMinimum"))
+    high = schema.get("maximum", schema.get("exclusiveMaximum"))
+    kind = str(schema.get("type", "any"))
+    if low is None and high is None:
+        return kind
+    if high is None:
+        return f"{kind} {'>=' if 'minimum' in schema else '>'} {low:g}"
+    if low is None:
+        return f"{kind} {'<=' if 'maximum' in schema else '<'} {high:g}"
+    left = "[" if "minimum" in schema else "("
+    right = "]" if "maximum" in schema else ")"
+    return f"{kind} in {left}{low:g}, {high:g}{right}"
+
+
+def _experts(method: Method) -> str:
+    if method.max_experts == method.min_experts:
+        return str(method.min_experts)
+    return (
+        f"{method.min_experts} or more"
+        if method.max_experts is None
+        else (f"{method.min_experts} to {method.max_experts}")
+    )
+
+
+def _doc(method: Method) -> str:
+    import inspect
+
+    return inspect.getdoc(method.function) or ""

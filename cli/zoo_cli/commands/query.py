@@ -1,0 +1,44 @@
+"""`zoo query`: SQL over the registry."""
+
+from __future__ import annotations
+
+import click
+
+from zoo_cli.output import Column, json_option, show_json, show_table
+from zoo_cli.session import Session, pass_session
+from zoo_cli.units import number
+
+
+@click.command("query")
+@click.argument("sql")
+@json_option
+@pass_session
+def command(session: Session, sql: str, as_json: bool) -> None:
+    """Run SQL (DuckDB) over a read-only snapshot of the registry.
+
+    Tables: versions, tags, metrics, group_metrics, aliases, runs, run_inputs, tensors, files,
+    events.
+
+    \b
+        zoo query "SELECT task, count(*) FROM versions GROUP BY task"
+    """
+    with session.open() as registry:
+        table = registry.query(sql)
+    if as_json:
+        show_json([dict(zip(table.columns, row, strict=True)) for row in table.rows])
+        return
+    numeric = [
+        bool(table.rows) and all(isinstance(row[i], int | float | None) for row in table.rows)
+        for i in range(len(table.columns))
+    ]
+    show_table(
+        [Column(name, right=right) for name, right in zip(table.columns, numeric, strict=True)],
+        [[_cell(value) for value in row] for row in table.rows],
+        keep_empty=True,
+    )
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return number(value) if isinstance(value, float) else str(value)

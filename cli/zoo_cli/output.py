@@ -1,0 +1,126 @@
+"""Data on stdout: rich tables on a terminal, tab-separated lines in a pipe, or JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import click
+
+from zoo_cli.session import Session
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Column(NamedTuple):
+    """A column of a table."""
+
+    title: str
+    right: bool = False
+    """Numbers are set to the right."""
+    style: str = ""
+    """A rich style."""
+    whole: bool = False
+    """Whether a narrow terminal must leave it unbroken."""
+
+
+Row = Sequence[str | None]
+
+
+def json_option(command: F) -> F:
+    """Give a command `--json`, as the argument `as_json`."""
+
+    def remember(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+        if value:
+            ctx.ensure_object(Session).as_json = True
+        return value
+
+    return click.option(
+        "--json", "as_json", is_flag=True, callback=remember, is_eager=True, help="Print JSON."
+    )(command)
+
+
+def show_json(value: Any) -> None:
+    """Print JSON, two spaces deep. Numbers that JSON lacks (NaN, infinities) become null."""
+    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def on_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def show_table(columns: Sequence[Column], rows: Sequence[Row], *, keep_empty: bool = False) -> None:
+    """Print a table; columns in which no row has anything are left out, unless `keep_empty`."""
+    used = [i for i in range(len(columns)) if keep_empty or any(row[i] for row in rows) or not rows]
+    columns = [columns[i] for i in used]
+    cells = [[row[i] or "" for i in used] for row in rows]
+    if not on_terminal():
+        for line in [[c.title for c in columns], *cells]:
+            click.echo("\t".join(_one_line(cell) for cell in line))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for c in columns:
+        table.add_column(
+            c.title,
+            justify="right" if c.right else "left",
+            style=c.style,
+            no_wrap=c.whole,
+            overflow="fold",
+        )
+    for line in cells:
+        table.add_row(*(Text(cell) for cell in line))
+    Console().print(table)
+
+
+def show_fields(pairs: Sequence[tuple[str, str | None]]) -> None:
+    """Print names with their values, one a line; empty values are left out."""
+    filled = [(name, value) for name, value in pairs if value]
+    if not on_terminal():
+        for name, value in filled:
+            click.echo(f"{name}\t{_one_line(value)}")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in filled:
+        grid.add_row(f"  {name}", Text(value))
+    Console().print(grid)
+
+
+def title(text: str, aside: str = "") -> None:
+    """A heading above fields; absent from pipes, where every line is data."""
+    if on_terminal():
+        click.echo(click.style(text, bold=True) + (f"  {aside}" if aside else ""))
+
+
+def say(text: str) -> None:
+    """A sentence for people, on stderr, so that stdout holds data only."""
+    click.echo(text, err=True)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.replace("\t", " ").splitlines())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(v) for v in value]
+    if value is None or isinstance(value, str | int | bool):
+        return value
+    return str(value)

@@ -1,0 +1,61 @@
+"""What the global options say, and the registry and plugins they lead to."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from zoo.registry import Registry
+
+    from zoo.plugins import Plugins
+    from zoo.progress import Progress
+
+
+@dataclass
+class Session:
+    """One invocation of `zoo`."""
+
+    registry_url: str = "registry.db"
+    plugins_dirs: tuple[str, ...] = ()
+    verbose: int = 0
+    as_json: bool = False
+    """Whether the command was given `--json`; errors are then JSON too."""
+    has_plugin_commands: bool = False
+    _plugins: Plugins | None = field(default=None, repr=False)
+
+    @property
+    def plugins(self) -> Plugins:
+        """The plugins, loaded once."""
+        if self._plugins is None:
+            from zoo.plugins import load_plugins
+
+            self._plugins = load_plugins(self.plugins_dirs)
+        return self._plugins
+
+    def open(self, *, create: bool = False, store: str | None = None) -> Registry:
+        """The registry; use as a context manager.
+
+        Raises:
+            NotFound: there is none, and `create` is false.
+        """
+        import zoo
+
+        return zoo.open(self.registry_url, store=store, create=create, plugins=self.plugins)
+
+    @property
+    def progress(self) -> Progress:
+        """Bars on a terminal, silence elsewhere."""
+        if sys.stderr.isatty():
+            from zoo_cli.bars import Bars
+
+            return Bars()
+        from zoo.progress import NoProgress
+
+        return NoProgress()
+
+
+pass_session = click.make_pass_decorator(Session)

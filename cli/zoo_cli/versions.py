@@ -1,0 +1,88 @@
+"""How versions look: one as fields, several as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from zoo_cli.output import Column, show_fields, show_json, show_table, title
+from zoo_cli.units import count, moment, number, short_digest, size
+
+if TYPE_CHECKING:
+    from zoo.records import Version
+
+METRIC_COLUMNS = 6
+"""More metrics than this share one column of a table."""
+
+
+def show_version(
+    version: Version, as_json: bool, extra: Sequence[tuple[str, str | None]] = ()
+) -> None:
+    """One version, for `register`, `annotate` and `merge`, and with more fields for `show`."""
+    if as_json:
+        show_json(version.as_dict())
+        return
+    title(version.ref, version.kind)
+    show_fields(
+        [
+            ("base", version.base),
+            ("task", version.task),
+            ("phase", version.phase),
+            ("license", version.license),
+            ("architecture", version.architecture),
+            ("parameters", f"{count(version.parameters)} ({version.parameters:,})"),
+            ("size", f"{size(version.bytes)} ({version.bytes:,} bytes)"),
+            ("digest", version.digest),
+            ("metrics", "\n".join(f"{k} {number(v)}" for k, v in sorted(version.metrics.items()))),
+            ("tags", "\n".join(f"{k}={v}" for k, v in sorted(version.tags.items()))),
+            ("aliases", ", ".join(version.aliases)),
+            ("source", version.source),
+            ("created", moment(version.created_at) + " UTC"),
+            ("path", version.path),
+            *extra,
+        ]
+    )
+
+
+def show_versions(versions: Sequence[Version]) -> None:
+    """A table of versions, with a column for each metric while they are few."""
+    metrics = sorted({name for v in versions for name in v.metrics})
+    own = metrics if len(metrics) <= METRIC_COLUMNS else []
+    columns = [
+        Column("version", style="bold", whole=True),
+        Column("aliases"),
+        Column("kind"),
+        Column("base"),
+        Column("task"),
+        Column("phase"),
+        Column("license"),
+        Column("params", right=True, whole=True),
+        Column("size", right=True, whole=True),
+        *(Column(name, right=True) for name in own),
+        Column("metrics" if not own else ""),
+        Column("tags"),
+        Column("digest", style="dim", whole=True),
+        Column("created", style="dim", whole=True),
+    ]
+    rows = []
+    for v in versions:
+        rest = "" if own else ", ".join(f"{k}={number(x)}" for k, x in sorted(v.metrics.items()))
+        rows.append(
+            [
+                v.ref,
+                ", ".join(v.aliases),
+                v.kind,
+                v.base,
+                v.task,
+                v.phase,
+                v.license,
+                count(v.parameters),
+                size(v.bytes),
+                *(number(v.metrics[name]) if name in v.metrics else None for name in own),
+                rest,
+                ", ".join(f"{k}={x}" for k, x in sorted(v.tags.items())),
+                short_digest(v.digest),
+                moment(v.created_at),
+            ]
+        )
+    show_table(columns, rows)

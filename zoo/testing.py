@@ -1,0 +1,447 @@
+"""The conformance kit: what every merge method must pass, whoever wrote it.
+
+Two doors, the same checks. In a plugin's tests:
+
+    from zoo.testing import MethodConformance
+
+    class TestMedian(MethodConformance):
+        method = median
+
+On the command line, `zoo plugins check NAME`. Both run the real engine on small tensors in
+memory, so a method that passes merges the same way in a registry.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from zoo.contract import Method
+
+if TYPE_CHECKING:
+    import torch
+
+    State = dict[str, torch.Tensor]
+
+SHAPES = {
+    "block.0.weight": (48, 33),
+    "block.0.bias": (48,),
+    "block.1.weight": (7, 5, 3, 3),
+    "empty": (0, 4),
+    "scale": (),
+}
+"""Tensors of the models the checks merge: odd sizes, none a multiple of a chunk or a vector."""
+
+CHUNKS = (1, 61, 64, 500)
+"""Elements per chunk that must give what one chunk gives."""
+
+CLOSE = 1e-5
+"""Largest difference, relative to the largest element, where the last bits may differ: sums in
+another order. Dimensionless; float32 has a rounding error of 6e-8."""
+
+
+class ConformanceError(AssertionError):
+    """The method breaks the contract; the message says how."""
+
+
+class NotApplicable(Exception):
+    """The check says nothing about this method; the message says why."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A method under test, with what the checks must know to drive it."""
+
+    method: Method
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Values to test with, by public name; required ones not given here are made up."""
+    identity_exempt: str = ""
+    """Why equal inputs need not give themselves back; empty when they must."""
+
+    def all_parameters(self) -> dict[str, Any]:
+        return {**required_parameters(self.method), **self.parameters}
+
+    @property
+    def experts(self) -> int:
+        """How many to merge: three where the method allows."""
+        most = self.method.max_experts
+        return max(self.method.min_experts, 3 if most is None else min(3, most))
+
+    def merge(
+        self,
+        experts: list[State],
+        base: State | None,
+        *,
+        threads: int = 1,
+        chunk: int | None = None,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> State:
+        from zoo.in_memory import merge
+
+        options = {} if chunk is None else {"chunk": chunk}
+        return merge(
+            self.method,
+            experts=experts,
+            base=base,
+            parameters=self.all_parameters() if parameters is None else dict(parameters),
+            seed=0,
+            threads=threads,
+            **options,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one check found."""
+
+    check: str
+    status: Literal["passed", "failed", "skipped"]
+    detail: str = ""
+    """Why it failed or was skipped."""
+
+
+def required_parameters(method: Method) -> dict[str, Any]:
+    """A value for each parameter without a default: the middle of its bounds, or the first word.
+
+    Raises:
+        ConformanceError: nothing can be made up for one of them; name it in `parameters`.
+    """
+    schema = method.parameters.model_json_schema()
+    return {name: _value(name, schema["properties"][name]) for name in schema.get("required", [])}
+
+
+def _value(name: str, schema: Mapping[str, Any]) -> Any:
+    for choice in schema.get("anyOf", ()):
+        if choice.get("type") not in ("array", "null"):
+            return _value(name, choice)
+    if "default" in schema:
+        return schema["default"]
+    if "enum" in schema:
+        return schema["enum"][0]
+    low = schema.get("minimum", schema.get("exclusiveMinimum"))
+    high = schema.get("maximum", schema.get("exclusiveMaximum"))
+    if schema.get("type") == "number":
+        if low is None:
+            return 0.5 if high is None or high > 0.5 else high - 1.0
+        return low + 0.5 if high is None else (low + high) / 2
+    if schema.get("type") == "integer":
+        return 1 if low is None else low + ("exclusiveMinimum" in schema)
+    if schema.get("type") == "boolean":
+        return False
+    raise ConformanceError(
+        f"The parameter `{name}` is required, and no value for it can be made up. Give one in "
+        "the `parameters` of the test class."
+    )
+
+
+def models(
+    subject: Subject, dtype: str = "F32", *, kind: str = "random"
+) -> tuple[list[State], State | None]:
+    """Experts and a base for the method, the same ones every time.
+
+    Args:
+        dtype: a float type of `zoo.dtypes`.
+        kind: `random` (base from a normal distribution, experts near it), `equal` (all
+            experts are one model: the base where the method works with one), `zero`.
+    """
+    import torch
+
+    from zoo.dtypes import torch_dtype
+
+    generator = torch.Generator().manual_seed(20250207)
+
+    def draw(scale: float) -> State:
+        return {
+            name: scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+            for name, shape in SHAPES.items()
+        }
+
+    base = draw(0.0 if kind == "zero" else 1.0)
+    experts = []
+    for _ in range(subject.experts):
+        step = draw(0.1 if kind == "random" else 0.0)
+        experts.append({name: base[name] + step[name] for name in SHAPES})
+    kept = torch_dtype(dtype)
+    experts = [{name: t.to(kept) for name, t in e.items()} for e in experts]
+    if subject.method.base == "refused":
+        return experts, None
+    return experts, {name: t.to(kept) for name, t in base.items()}
+
+
+def check_declaration(subject: Subject) -> None:
+    """The method has a docstring, a semantic version, and parameters that make a class."""
+    method = subject.method
+    if not method.summary:
+        raise ConformanceError("The function has no docstring; its first line is the summary.")
+    if not re.fullmatch(r"\d+\.\d+\.\d+([-+].+)?", method.version):
+        raise ConformanceError(f"The version `{method.version}` is not of the form 1.2.3.")
+    undescribed = [
+        f.alias or name for name, f in method.parameters.model_fields.items() if not f.description
+    ]
+    if undescribed:
+        raise ConformanceError(
+            "Parameters without a word of help: "
+            + ", ".join(f"`{name}`" for name in undescribed)
+            + '. Write `Annotated[float, "what it does, unit"]`.'
+        )
+
+
+def check_determinism(subject: Subject) -> None:
+    """Two runs give the same bytes, whatever torch's global random state."""
+    import torch
+
+    if not subject.method.deterministic:
+        raise NotApplicable("the method declares deterministic=False")
+    experts, base = models(subject)
+    state = torch.random.get_rng_state()
+    try:
+        torch.manual_seed(1)
+        first = subject.merge(experts, base)
+        torch.manual_seed(2)
+        second = subject.merge(experts, base)
+    finally:
+        torch.random.set_rng_state(state)
+    _same(first, second, "Two runs differ")
+
+
+def check_chunks(subject: Subject) -> None:
+    """The length of a chunk changes nothing.
+
+    For elementwise methods not one bit. With statistics the last bits may, since these are
+    summed chunk by chunk; a real merge always uses `zoo.contract.CHUNK`.
+    """
+    if subject.method.needs not in ("elementwise", "statistics"):
+        raise NotApplicable(f'a method that needs "{subject.method.needs}" gets no chunks')
+    experts, base = models(subject)
+    whole = subject.merge(experts, base)
+    compare = _same if subject.method.needs == "elementwise" else _near
+    for chunk in CHUNKS:
+        part = subject.merge(experts, base, chunk=chunk)
+        compare(whole, part, f"Chunks of {chunk} elements differ from the whole")
+
+
+def check_threads(subject: Subject) -> None:
+    """One thread and four give the same bytes."""
+    if not subject.method.deterministic:
+        raise NotApplicable("the method declares deterministic=False")
+    experts, base = models(subject)
+    _same(
+        subject.merge(experts, base, threads=1),
+        subject.merge(experts, base, threads=4),
+        "Four threads differ from one",
+    )
+
+
+def check_order(subject: Subject) -> None:
+    """The order of the experts changes nothing but the last bits."""
+    if subject.method.ordered:
+        raise NotApplicable("the method declares ordered=True")
+    if subject.experts < 2:
+        raise NotApplicable("the method takes one expert")
+    experts, base = models(subject)
+    forth = subject.merge(experts, base)
+    for turned in (experts[::-1], experts[1:] + experts[:1]):
+        _near(
+            forth,
+            subject.merge(turned, base),
+            "Another order of the experts gives another result; declare ordered=True if it should",
+        )
+
+
+def check_identity(subject: Subject) -> None:
+    """Equal inputs give themselves back.
+
+    In delta space, experts equal to the base give the base; in weight space, equal experts
+    give that expert.
+    """
+    if subject.identity_exempt:
+        raise NotApplicable(subject.identity_exempt)
+    experts, base = models(subject, kind="equal")
+    what = (
+        "Experts equal to the base do not give the base"
+        if subject.method.space == "delta"
+        else "Equal experts do not give that expert"
+    )
+    _near(experts[0], subject.merge(experts, base), what)
+
+
+def check_dtype(subject: Subject) -> None:
+    """The result has the names, shapes and element types of its inputs: bf16 to float64."""
+    for dtype in ("BF16", "F16", "F32", "F64"):
+        experts, base = models(subject, dtype)
+        merged = subject.merge(experts, base)
+        if sorted(merged) != sorted(SHAPES):
+            raise ConformanceError(f"The result has the tensors {sorted(merged)}.")
+        for name, tensor in merged.items():
+            wanted = experts[0][name]
+            if tensor.dtype != wanted.dtype:
+                raise ConformanceError(
+                    f"`{name}` is {tensor.dtype}, from inputs of {wanted.dtype}."
+                )
+            if tensor.shape != wanted.shape:
+                raise ConformanceError(
+                    f"`{name}` has shape {tuple(tensor.shape)}, and its inputs "
+                    f"{tuple(wanted.shape)}."
+                )
+
+
+def check_small_tensors(subject: Subject) -> None:
+    """Tensors without elements, and 0-d ones, merge on their own."""
+    experts, base = models(subject)
+    for name in ("empty", "scale"):
+        merged = subject.merge(
+            [{name: e[name]} for e in experts], None if base is None else {name: base[name]}
+        )
+        if merged[name].shape != experts[0][name].shape:
+            raise ConformanceError(
+                f"A tensor of shape {tuple(experts[0][name].shape)} became one of "
+                f"shape {tuple(merged[name].shape)}."
+            )
+
+
+def check_finite(subject: Subject) -> None:
+    """Finite inputs give finite results; all-zero and all-equal ones too."""
+    for kind in ("random", "equal", "zero"):
+        experts, base = models(subject, kind=kind)
+        for name, tensor in subject.merge(experts, base).items():
+            bad = int((~tensor.isfinite()).sum())
+            if bad:
+                raise ConformanceError(
+                    f"{bad} of {tensor.numel()} elements of `{name}` are not finite, "
+                    f"from {kind} inputs."
+                )
+
+
+def check_unknown_parameter(subject: Subject) -> None:
+    """A parameter the method does not have is refused by name."""
+    from zoo.errors import ZooError
+
+    experts, base = models(subject)
+    try:
+        subject.merge(
+            experts, base, parameters={**subject.all_parameters(), "no_such_parameter": 1}
+        )
+    except ZooError as e:
+        if "no_such_parameter" not in str(e):
+            raise ConformanceError(f"The refusal does not name the parameter: {e}") from e
+    else:
+        raise ConformanceError("The parameter `no_such_parameter` was accepted.")
+
+
+CHECKS: dict[str, Callable[[Subject], None]] = {
+    "declaration": check_declaration,
+    "determinism": check_determinism,
+    "chunk equals whole": check_chunks,
+    "thread count": check_threads,
+    "order of experts": check_order,
+    "identity on equal inputs": check_identity,
+    "dtype of the output": check_dtype,
+    "empty and 0-d tensors": check_small_tensors,
+    "finite output": check_finite,
+    "unknown parameter": check_unknown_parameter,
+}
+"""Every check by the name `zoo plugins check` prints."""
+
+
+def check_method(
+    method: Method, *, parameters: Mapping[str, Any] | None = None, identity_exempt: str = ""
+) -> list[Outcome]:
+    """Run every check, each to its own outcome; an error of the method fails the check."""
+    subject = Subject(method, parameters or {}, identity_exempt)
+    return [_outcome(name, check, subject) for name, check in CHECKS.items()]
+
+
+def _outcome(name: str, check: Callable[[Subject], None], subject: Subject) -> Outcome:
+    try:
+        _drivable(subject.method)
+        check(subject)
+    except NotApplicable as e:
+        return Outcome(name, "skipped", str(e))
+    except ConformanceError as e:
+        return Outcome(name, "failed", str(e))
+    except Exception as e:  # the plugin's code runs here, and may raise anything
+        return Outcome(name, "failed", f"{type(e).__name__}: {e}")
+    return Outcome(name, "passed")
+
+
+def _drivable(method: Method) -> None:
+    if method.needs == "data":
+        raise NotApplicable('the method needs "data"; the kit has none for it')
+
+
+class MethodConformance:
+    """Inherit from this in a plugin's tests; pytest runs every check on `method`."""
+
+    method: ClassVar[Method]
+    parameters: ClassVar[Mapping[str, Any]] = {}
+    """Values to test with; needed for required parameters that cannot be made up."""
+    identity_exempt: ClassVar[str] = ""
+    """Why equal inputs need not give themselves back; empty when they must."""
+
+    def _run(self, check: Callable[[Subject], None]) -> None:
+        import pytest
+
+        try:
+            _drivable(self.method)
+            check(Subject(self.method, self.parameters, self.identity_exempt))
+        except NotApplicable as e:
+            pytest.skip(str(e))
+
+    def test_its_declaration_is_complete(self) -> None:
+        self._run(check_declaration)
+
+    def test_two_runs_give_the_same_bytes(self) -> None:
+        self._run(check_determinism)
+
+    def test_the_length_of_a_chunk_changes_nothing(self) -> None:
+        self._run(check_chunks)
+
+    def test_the_number_of_threads_changes_nothing(self) -> None:
+        self._run(check_threads)
+
+    def test_the_order_of_experts_changes_nothing(self) -> None:
+        self._run(check_order)
+
+    def test_equal_inputs_give_themselves_back(self) -> None:
+        self._run(check_identity)
+
+    def test_the_result_has_the_dtype_and_shape_of_its_inputs(self) -> None:
+        self._run(check_dtype)
+
+    def test_empty_and_0_d_tensors_merge(self) -> None:
+        self._run(check_small_tensors)
+
+    def test_finite_inputs_give_finite_results(self) -> None:
+        self._run(check_finite)
+
+    def test_an_unknown_parameter_is_refused_by_name(self) -> None:
+        self._run(check_unknown_parameter)
+
+
+def _same(a: State, b: State, what: str) -> None:
+    """Raise unless two states are equal bit for bit."""
+    import torch
+
+    for name in a:
+        left, right = (t.contiguous().reshape(-1).view(torch.uint8) for t in (a[name], b[name]))
+        if not torch.equal(left, right):
+            differing = int((a[name] != b[name]).sum())
+            raise ConformanceError(
+                f"{what}: {differing} of {a[name].numel()} elements of `{name}`."
+            )
+
+
+def _near(a: State, b: State, what: str) -> None:
+    """Raise unless two states agree but for the rounding of sums."""
+    for name in a:
+        left, right = a[name].double(), b[name].double()
+        if left.numel() == 0:
+            continue
+        worst = float((left - right).abs().max())
+        size = max(float(left.abs().max()), 1e-30)
+        if not worst <= CLOSE * size:
+            raise ConformanceError(
+                f"{what}: `{name}` is off by {worst:.3g}, where its largest element is {size:.3g}."
+            )
