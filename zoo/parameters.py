@@ -11,6 +11,7 @@ annotation is the help text; `annotated_types` bounds are enforced.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin
 
 from annotated_types import Interval
@@ -37,11 +38,16 @@ def parameters_of(method: Method) -> type[BaseModel]:
 
     from pydantic import ConfigDict, Field, create_model
 
-    hints = get_type_hints(method.function, include_extras=True)
+    options = [
+        p
+        for p in method.signature.parameters.values()
+        if p.kind is p.KEYWORD_ONLY and p.name not in INJECTED
+    ]
+    # Only these: `experts: Tensor` names a class that the plugin imports for type checkers alone.
+    written = SimpleNamespace(__annotations__={p.name: p.annotation for p in options})
+    hints = get_type_hints(written, method.function.__globals__, include_extras=True)
     fields: dict[str, Any] = {}
-    for p in method.signature.parameters.values():
-        if p.kind is not p.KEYWORD_ONLY or p.name in INJECTED:
-            continue
+    for p in options:
         default = ... if p.default is p.empty else p.default
         public = p.name.rstrip("_")
         help_text = next((m for m in _metadata(hints[p.name]) if isinstance(m, str)), "")
