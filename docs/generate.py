@@ -365,7 +365,6 @@ def method_page(method: Method) -> str:
         ("experts", experts_of(method)),
         ("works on", "deltas (expert minus base)" if method.space == "delta" else "weights"),
         ("needs", method.needs),
-        ("statistics", ", ".join(code(s.__name__) for s in method.statistics) or "none"),
         ("order of experts matters", "yes" if method.ordered else "no"),
         ("deterministic", "yes" if method.deterministic else "no"),
         ("replay", method.replay + tolerance),
@@ -457,26 +456,37 @@ def cli() -> str:
 def commands(
     command: click.Command, path: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """Every visible command below one, itself first, depth first."""
+    """Every command below one, itself first, depth first; those of plugins left out."""
     import click
+
+    from zoo_cli.main import BUILT_IN
 
     yield path, command
     if isinstance(command, click.Group):
         context = click.Context(command, info_name=path[-1])
-        for name in command.list_commands(context):
+        for name in BUILT_IN if len(path) == 1 else command.list_commands(context):
             child = command.get_command(context, name)
-            if child is not None and not child.hidden:
-                yield from commands(child, (*path, name))
+            assert child is not None
+            yield from commands(child, (*path, name))
 
 
 def help_text(path: tuple[str, ...], command: click.Command) -> str:
     import click
 
+    from zoo_cli.session import Session
+
+    session = Session()
+    session.has_plugin_commands = True  # what is installed here is not part of the reference
     context = None
     for name in path[:-1]:
         context = click.Context(click.Group(name), info_name=name, parent=context)
     context = click.Context(
-        command, info_name=path[-1], parent=context, terminal_width=88, max_content_width=88
+        command,
+        info_name=path[-1],
+        parent=context,
+        obj=session,
+        terminal_width=88,
+        max_content_width=88,
     )
     return command.get_help(context)
 
