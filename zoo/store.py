@@ -209,7 +209,7 @@ class Store:
         It is relative links into `objects/`, so a zoo can be moved; it appears whole or not at all.
         """
         view = self.view_path(name, number)
-        if self._view_is(view, files):
+        if self.view_is_current(name, number, files):
             return view
         with friendly(self.root):
             fresh = self.root / "staging" / f"{_VIEW}{uuid4().hex}"
@@ -222,7 +222,7 @@ class Store:
             fresh.mkdir(parents=True, exist_ok=True)
             view.parent.mkdir(parents=True, exist_ok=True)
             try:
-                while not self._view_is(view, files):
+                while not self.view_is_current(name, number, files):
                     self._discard(view)
                     try:
                         fresh.rename(view)
@@ -236,6 +236,30 @@ class Store:
 
     def view_path(self, name: str, number: int) -> Path:
         return self.root / "views" / check_entry_name(name) / str(int(number))
+
+    def view_is_current(self, name: str, number: int, files: Sequence[FileRecord]) -> bool:
+        """Whether a version's directory is there and holds just these links."""
+        view = self.view_path(name, number)
+        wanted = {
+            r.path: os.path.relpath(self.path(r.object), (view / r.path).parent) for r in files
+        }
+        found: dict[str, str] = {}
+        for folder, _, names in os.walk(view):
+            for path in (Path(folder, name) for name in names):
+                target = str(path.readlink()) if path.is_symlink() else ""
+                found[path.relative_to(view).as_posix()] = target
+        return view.is_dir() and found == wanted
+
+    def views(self) -> Iterator[tuple[str, int]]:
+        """Name and number of every directory that was built."""
+        for first in self._children(self.root / "views"):
+            for second in self._children(first):
+                if second.name.isdigit():
+                    yield first.name, int(second.name)
+                    continue
+                for third in self._children(second):
+                    if third.name.isdigit():
+                        yield f"{first.name}/{second.name}", int(third.name)
 
     def drop_view(self, name: str, number: int) -> None:
         """Remove a version's directory; its objects stay."""
@@ -284,19 +308,6 @@ class Store:
         except FileNotFoundError:
             return
         shutil.rmtree(trash, ignore_errors=True)
-
-    def _view_is(self, view: Path, files: Sequence[FileRecord]) -> bool:
-        wanted = {
-            r.path: os.path.relpath(self.path(r.object), (view / r.path).parent) for r in files
-        }
-        found: dict[str, str] = {}
-        for folder, _, names in os.walk(view):
-            for name in names:
-                path = Path(folder, name)
-                found[path.relative_to(view).as_posix()] = (
-                    str(path.readlink()) if path.is_symlink() else ""
-                )
-        return view.is_dir() and found == wanted
 
     def _children(self, folder: Path) -> list[Path]:
         try:
