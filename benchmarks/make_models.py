@@ -159,12 +159,12 @@ def _write_tensors(shapes: Shapes, seed: int, files: dict[int, BinaryIO]) -> Non
         for start in range(0, size, PIECE):
             count = min(PIECE, size - start)
             key = (seed, position, start)
-            base = _round_to_bfloat16(mean + BASE_SPREAD * _normal((*key, 0), count))
+            base = _round_to_bfloat16(mean + np.float32(BASE_SPREAD) * _normal((*key, 0), count))
             for model, file in files.items():
                 piece = base
                 if model:  # model 0 is the base
-                    piece = _widen(base) + np.float32(DELTA_SPREAD) * _normal((*key, model), count)
-                    piece = _round_to_bfloat16(piece)
+                    delta = np.float32(DELTA_SPREAD) * _normal((*key, model), count)
+                    piece = _round_to_bfloat16(_widen(base) + delta)
                 file.write(piece.tobytes())
 
 
