@@ -89,12 +89,14 @@ def metric_option(command: F) -> F:
 def about_options(command: F) -> F:
     """`--task` and `--phase`, for commands that describe a version."""
     command = click.option("--phase", metavar="LABEL", help="Phase, asserted: `IV-B`.")(command)
-    return click.option("--task", metavar="NAME", help="Task it was trained for.")(command)
+    return click.option("--task", metavar="NAME", help="Task it is for: `math`.")(command)
 
 
 def selection_options(command: F) -> F:
     """`--where`, `--order-by` and `--limit`."""
-    command = click.option("--limit", type=click.IntRange(min=0), help="At most so many.")(command)
+    command = click.option(
+        "--limit", type=click.IntRange(min=0), metavar="N", help="At most so many."
+    )(command)
     command = click.option(
         "--order-by", metavar="COLUMNS", help='Columns to sort by: "accuracy desc, name".'
     )(command)
@@ -107,5 +109,5 @@ def selection_options(command: F) -> F:
 
 def threads_option(command: F) -> F:
     return click.option(
-        "--threads", type=click.IntRange(min=1), help="Threads; all cores by default."
+        "--threads", type=click.IntRange(min=1), metavar="N", help="All cores by default."
     )(command)

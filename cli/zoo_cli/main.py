@@ -66,6 +66,10 @@ class LazyGroup(click.Group):
                 with formatter.section(title):
                     formatter.write_dl(rows)
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        with plain_warnings():
+            return super().main(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         with reported(ctx):
             return super().invoke(ctx)
@@ -76,6 +80,8 @@ class LazyGroup(click.Group):
         if session.has_plugin_commands:
             return
         session.has_plugin_commands = True
+        # `--help` and completion come here before the group itself has run.
+        session.plugins_dirs = ctx.params.get("plugins_dirs") or ()
         # A second run in one process may have other plugins.
         self.commands.clear()
         plugins = session.plugins
@@ -143,6 +149,7 @@ def print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     "plugins_dirs",
     metavar="DIR",
     multiple=True,
+    is_eager=True,
     envvar="ZOO_PLUGINS_DIR",
     show_envvar=True,
     type=click.Path(),
@@ -168,7 +175,6 @@ def cli(ctx: click.Context, registry: str, plugins_dirs: tuple[str, ...], verbos
     session.registry_url = registry
     session.plugins_dirs = plugins_dirs
     session.verbose = verbose
-    ctx.with_resource(plain_warnings())
     if verbose > 1:
         import logging
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from zoo_cli.output import Column, show_fields, show_json, show_table, title
+from zoo_cli.output import Column, on_terminal, show_fields, show_json, show_table, title
 from zoo_cli.units import count, moment, number, short_digest, size
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def show_version(
     title(version.ref, version.kind)
     show_fields(
         [
+            *([] if on_terminal() else [("version", version.ref), ("kind", version.kind)]),
             ("base", version.base),
             ("task", version.task),
             ("phase", version.phase),

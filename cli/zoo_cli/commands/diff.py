@@ -21,7 +21,7 @@ SHOWN = 20
 @json_option
 @pass_session
 def command(session: Session, a: str, b: str, as_json: bool) -> None:
-    """Compare two versions: shared tensors, and distances of the others.
+    """Compare two versions, tensor by tensor.
 
     Shared tensors have equal digests, so nothing is read for them.
     """

@@ -15,7 +15,10 @@ from zoo_cli.session import Session, pass_session
 @json_option
 @pass_session
 def command(session: Session, ref: str, directory: str, as_json: bool) -> None:
-    """Copy a version's files to DIRECTORY, as plain files that owe nothing to the store."""
+    """Copy a version's files out of the store.
+
+    DIRECTORY gets plain files that owe nothing to the store.
+    """
     with session.open() as registry:
         path = str(registry.export(ref, directory))
     if as_json:

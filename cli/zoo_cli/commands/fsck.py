@@ -17,7 +17,7 @@ from zoo_cli.units import size
 @pass_session
 @click.pass_context
 def command(ctx: click.Context, session: Session, threads: int | None, as_json: bool) -> None:
-    """Check every object of the store, the database and the audit log.
+    """Check every stored byte, the database and the audit log.
 
     Damage is told with the versions it touches and what was merged from them; exit code 10.
     """

@@ -46,7 +46,7 @@ from zoo_cli.versions import show_version
     multiple=True,
     help="Parameter of the method, the value in YAML: density=0.2, weight=[1, 2]; repeatable.",
 )
-@click.option("--seed", type=int, default=None, help="Seed of methods that draw. [default: 0]")
+@click.option("--seed", type=int, metavar="N", help="Seed of methods that draw.  [default: 0]")
 @click.option("--as", "name", metavar="NAME", help="Entry to store the result under.")
 @click.option(
     "--out",
@@ -63,7 +63,7 @@ from zoo_cli.versions import show_version
     help="Memory the merge may use.",
 )
 @threads_option
-@click.option("--device", default="cpu", show_default=True, help="`cpu` or `cuda`.")
+@click.option("--device", metavar="NAME", default="cpu", show_default=True, help="`cpu` or `cuda`.")
 @about_options
 @tag_option
 @json_option
@@ -80,7 +80,7 @@ def command(
     as_json: bool,
     **choices: Any,
 ) -> None:
-    """Merge models by a RECIPE file, or by --method and the experts a query selects.
+    """Merge models, by a recipe or by a method and a query.
 
     A mergekit configuration is a recipe as it stands. The result is a new version whose run
     records all that made it; an interrupted merge resumes where it was when run again.

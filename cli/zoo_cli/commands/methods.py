@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @json_option
 @pass_session
 def command(session: Session, name: str | None, as_json: bool) -> None:
-    """List the merge methods, or explain the method NAME and its parameters."""
+    """List the merge methods, or explain one and its parameters."""
     plugins = session.plugins
     if name is None:
         methods = [plugins.methods[n] for n in sorted(plugins.methods)]
@@ -106,6 +106,8 @@ def _show_one(method: Method, plugins: Plugins) -> None:
             ),
         ]
     )
+    if not method.parameters.model_fields:
+        return
     click.echo()
     show_table(
         [

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """List plugins; make a new one; check that one keeps the contract."""
+    """List plugins, make a new one, check one."""
     if ctx.invoked_subcommand is None:
         _list(ctx.ensure_object(Session), as_json)
 

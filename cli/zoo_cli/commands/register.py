@@ -57,7 +57,7 @@ def command(
     as_json: bool,
     **about: Any,
 ) -> None:
-    """Take the checkpoint SOURCE into the registry as a new version.
+    """Take a checkpoint into the registry as a new version.
 
     SOURCE is a file or a directory: safetensors, sharded or not, a Hugging Face directory, or
     a torch file that holds tensors only. The source stays as it is.

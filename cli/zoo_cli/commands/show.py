@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 @json_option
 @pass_session
 def command(session: Session, ref: str, as_json: bool) -> None:
-    """Show one version: metadata, files, and for a merge the run that made it."""
+    """Show one version: its metadata, files and origin.
+
+    Of a merge, the run that made it too; `--json` holds the whole recipe and environment.
+    """
     with session.open() as registry:
         version = registry.get(ref)
         files = registry.catalog.files(version.id)
