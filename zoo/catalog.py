@@ -1,0 +1,496 @@
+"""The catalog: all that the registry knows of versions, in its database. It touches no weights.
+
+Every method is one transaction. Writes are alone among writers, and each leaves an event in the
+audit log within the same transaction.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy.exc import DBAPIError
+
+from zoo import additions, audit, version_rows
+from zoo import group_metrics as groups
+from zoo import tables as t
+from zoo.audit import Happening
+from zoo.database import Database
+from zoo.errors import InvalidSelection, NotFound, RegistryError
+from zoo.lineage import Lineage, closure, reach
+from zoo.records import FileRecord, MetricValue, RunDraft, TensorRecord, Version, VersionDraft
+from zoo.references import check_alias, parse, resolve
+from zoo.run_rows import read_run
+from zoo.selection import compile_order, compile_where
+
+STORE_SUFFIX = ".store"
+"""The store of `registry.db` is `registry.store`, beside it, unless named otherwise."""
+
+
+class Catalog:
+    """An open registry database. Use `Catalog.open`; close it, or use it in a `with` block."""
+
+    def __init__(self, database: Database, store_root: Path) -> None:
+        self._database = database
+        self.store_root = store_root
+        """The store's directory; it need not exist."""
+
+    @classmethod
+    def open(cls, url: str, *, store: str | Path | None = None, create: bool = True) -> Catalog:
+        """Open a registry, and make it when it is missing.
+
+        Args:
+            url: path of `registry.db`, or a SQLAlchemy URL of SQLite or PostgreSQL.
+            store: where the store is. Recorded when the registry is made, relative to the
+                directory of `registry.db` if it lies inside, so that both can be moved together.
+                Given for an existing registry, it holds for this session only.
+            create: False makes a missing registry an error.
+        Raises:
+            NotFound: there is no registry and `create` is False.
+            RegistryError: not a zoo, a newer schema, or a PostgreSQL registry without a store.
+        """
+
+        def fill(connection: Connection, made: Database) -> None:
+            at = _now()
+            place = _recorded(made, store)
+            connection.execute(
+                insert(t.zoo).values(
+                    id=1, store=place, created_at=at, audit_sequence=0, audit_hash=""
+                )
+            )
+            audit.append(connection, at, [Happening("init", "zoo", None, {"store": place})])
+
+        database = Database(url, create=create, fill=fill)
+        try:
+            if store is not None:
+                return cls(database, Path(store).absolute())
+            with database.read() as connection:
+                recorded = connection.scalar(select(t.zoo.c.store))
+            here = database.path.parent if database.path else Path.cwd()
+            return cls(database, here / str(recorded))
+        except BaseException:
+            database.close()
+            raise
+
+    @property
+    def url(self) -> str:
+        """The database's path, or its URL without the password."""
+        return self._database.name
+
+    @property
+    def database(self) -> Database:
+        """For `zoo.analytics` and `zoo.fsck`, which read tables as they are."""
+        return self._database
+
+    def close(self) -> None:
+        self._database.close()
+
+    def __enter__(self) -> Catalog:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # Versions
+
+    def add(self, draft: VersionDraft, run: RunDraft | None = None) -> Version:
+        """Publish a version: the one transaction that makes it exist.
+
+        Raises:
+            RegistryError: a row the registry cannot keep; nothing is written.
+        """
+        return self._add([draft], [run])[0]
+
+    def add_many(self, drafts: Iterable[VersionDraft]) -> list[Version]:
+        """Publish versions in one transaction, all or none."""
+        listed = list(drafts)
+        return self._add(listed, [None] * len(listed))
+
+    def _add(
+        self, drafts: Sequence[VersionDraft], runs: Sequence[RunDraft | None]
+    ) -> list[Version]:
+        at = _now()
+        with self._database.write() as connection:
+            ids, happenings = additions.add(connection, at, drafts, runs)
+            audit.append(connection, at, happenings)
+            return version_rows.load(connection, ids, self.store_root)
+
+    def get(self, ref: str, *, removed: bool = False) -> Version:
+        """The version a reference names: `name`, `name@3`, `name@alias`, `name@sha256:abcd`.
+
+        Args:
+            removed: whether it may be a removed one.
+        Raises:
+            NotFound, AmbiguousReference, InvalidName: see `zoo.references`.
+        """
+        with self._database.read() as connection:
+            return self._one(connection, resolve(connection, ref, removed=removed))
+
+    def by_id(self, version_id: int) -> Version:
+        """The version with this row id, removed or not.
+
+        Raises:
+            NotFound: there is none.
+        """
+        with self._database.read() as connection:
+            return self._one(connection, version_id)
+
+    def by_digest(self, digest: str) -> Version | None:
+        """The live version with these weights, the oldest if several; None if there is none."""
+        v = t.versions.c
+        query = (
+            select(v.id)
+            .join(t.manifests)
+            .where(t.manifests.c.digest == digest, v.removed_at.is_(None))
+            .order_by(v.id)
+            .limit(1)
+        )
+        with self._database.read() as connection:
+            found = connection.scalar(query)
+            return None if found is None else self._one(connection, found)
+
+    def files(self, version_id: int) -> tuple[FileRecord, ...]:
+        """The files of a version's directory, paths ascending."""
+        f = t.files.c
+        query = select(f.path, f.object, f.bytes).where(f.version_id == version_id)
+        with self._database.read() as connection:
+            return tuple(FileRecord(*row) for row in connection.execute(query.order_by(f.path)))
+
+    def tensors(self, version_id: int) -> tuple[TensorRecord, ...]:
+        """The tensors of a version, names ascending.
+
+        Raises:
+            NotFound: there is no such version.
+        """
+        query = select(t.manifests.c.tensors).join(t.versions)
+        with self._database.read() as connection:
+            blob = connection.scalar(query.where(t.versions.c.id == version_id))
+        if blob is None:
+            raise NotFound(f"There is no version with row id {version_id}.", id=version_id)
+        return additions.tensor_rows(blob)
+
+    def select(
+        self, where: str | None = None, order_by: str | None = None, limit: int | None = None
+    ) -> list[Version]:
+        """The live versions a selection names, by name and version unless ordered otherwise.
+
+        Args:
+            where: a boolean expression, see `zoo.selection`; None selects all.
+            order_by: `column [asc|desc], ...`; what is absent comes last.
+            limit: at most so many, 0 or more.
+        Raises:
+            InvalidSelection: says what is wrong, and what may have been meant.
+        """
+        if limit is not None and limit < 0:
+            raise InvalidSelection(f"A limit of {limit} selects nothing.", how="Use 0 or more.")
+        v = t.versions.c
+        query = select(v.id).join(t.entries, t.entries.c.id == v.entry_id)
+        query = query.where(v.removed_at.is_(None))
+        with self._database.read() as connection:
+            vocabulary = _Vocabulary(connection)
+            if where is not None:
+                query = query.where(compile_where(where, vocabulary))
+            keys = compile_order(order_by, vocabulary) if order_by else []
+            query = query.order_by(*keys, t.entries.c.name, v.number).limit(limit)
+            try:
+                ids = connection.scalars(query).all()
+            except DBAPIError as error:
+                raise InvalidSelection(
+                    f"The database cannot evaluate `{where or order_by}`: {error.orig}.",
+                    selection=where or order_by,
+                ) from error
+            return version_rows.load(connection, ids, self.store_root)
+
+    def annotate(
+        self,
+        version_id: int,
+        *,
+        tags: Mapping[str, str] | None = None,
+        drop_tags: Iterable[str] = (),
+        metrics: Iterable[MetricValue] = (),
+        task: str | None = None,
+        phase: str | None = None,
+        license: str | None = None,
+    ) -> Version:
+        """Say more about a version: what is not named stays. Old values go to the audit log.
+
+        Raises:
+            NotFound: there is no such version.
+            RegistryError: a metric that is not finite.
+        """
+        at = _now()
+        with self._database.write() as connection:
+            before = self._one(connection, version_id)
+            told: dict[str, Any] = {}
+            for key in drop_tags:
+                if key in before.tags:
+                    told.setdefault("tags", {})[key] = [before.tags[key], None]
+                self._delete_tag(connection, version_id, key)
+            for key, value in (tags or {}).items():
+                told.setdefault("tags", {})[key] = [before.tags.get(key), value]
+                self._delete_tag(connection, version_id, key)
+                connection.execute(insert(t.tags), additions.tag_row(version_id, key, value))
+            for metric in metrics:
+                name = f"{metric.name}/{metric.split}" if metric.split else metric.name
+                row = additions.metric_row(metric, at)
+                told.setdefault("metrics", []).append(
+                    [metric.name, metric.split, before.metrics.get(name), row["value"]]
+                )
+                m = t.metrics.c
+                same = (m.name == metric.name) & (m.split == metric.split)
+                connection.execute(delete(t.metrics).where(m.version_id == version_id, same))
+                connection.execute(insert(t.metrics), {"version_id": version_id, **row})
+            fields = {"task": task, "phase": phase, "license": license}
+            changed = {key: value for key, value in fields.items() if value is not None}
+            if changed:
+                told.update({key: [getattr(before, key), changed[key]] for key in changed})
+                connection.execute(
+                    update(t.versions).where(t.versions.c.id == version_id).values(changed)
+                )
+            if told:
+                audit.append(connection, at, [Happening("annotate", before.ref, version_id, told)])
+            return self._one(connection, version_id)
+
+    def remove(self, version_id: int, reason: str = "") -> None:
+        """Make a version a tombstone: gone from selections, still there for lineage.
+
+        Its aliases are taken away. Removing it again changes nothing.
+
+        Raises:
+            NotFound: there is no such version.
+        """
+        at = _now()
+        v = t.versions.c
+        with self._database.write() as connection:
+            version = self._one(connection, version_id)
+            gone = update(t.versions).where(v.id == version_id, v.removed_at.is_(None))
+            if not connection.execute(gone.values(removed_at=at, removed_reason=reason)).rowcount:
+                return
+            happenings = [
+                self._unalias(connection, at, version.name, alias) for alias in version.aliases
+            ]
+            happenings.append(Happening("remove", version.ref, version_id, {"reason": reason}))
+            audit.append(connection, at, happenings)
+
+    # Aliases
+
+    def alias(self, version_id: int, alias: str) -> None:
+        """Point an alias of the version's entry at it, wherever it pointed before.
+
+        Raises:
+            InvalidName: the alias could be read as something else.
+            NotFound: the version does not exist or was removed.
+        """
+        check_alias(alias)
+        at = _now()
+        a = t.aliases.c
+        with self._database.write() as connection:
+            version = self._one(connection, version_id)
+            entry_id = self._live_entry(connection, version)
+            here = (a.entry_id == entry_id) & (a.alias == alias)
+            before = connection.scalar(select(a.version_id).where(here))
+            if before == version_id:
+                return
+            connection.execute(delete(t.aliases).where(here))
+            row = {"entry_id": entry_id, "alias": alias, "version_id": version_id}
+            connection.execute(insert(t.aliases), row)
+            connection.execute(insert(t.alias_history), {**row, "at": at})
+            told = {"alias": alias, "before": before}
+            audit.append(connection, at, [Happening("alias", version.ref, version_id, told)])
+
+    def unalias(self, name: str, alias: str) -> None:
+        """Take an alias away; its history stays.
+
+        Raises:
+            NotFound: the entry has no such alias.
+        """
+        at = _now()
+        with self._database.write() as connection:
+            resolve(connection, f"{parse(name).name}@{alias}")
+            audit.append(connection, at, [self._unalias(connection, at, name, alias)])
+
+    def alias_history(self, name: str) -> list[dict[str, Any]]:
+        """Every move of every alias of an entry, oldest first: `alias, version, at`.
+
+        `version` is a number, or None where the alias was taken away.
+        """
+        h = t.alias_history.c
+        query = (
+            select(h.alias, t.versions.c.number, h.at)
+            .join(t.entries, t.entries.c.id == h.entry_id)
+            .outerjoin(t.versions, t.versions.c.id == h.version_id)
+            .where(t.entries.c.name == name)
+            .order_by(h.id)
+        )
+        with self._database.read() as connection:
+            return [
+                {"alias": alias, "version": number, "at": at}
+                for alias, number, at in connection.execute(query)
+            ]
+
+    # Objects of the store
+
+    def live_objects(self) -> set[str]:
+        """Keys of all objects that live versions need; the others may be collected."""
+        query = select(t.files.c.object).join(t.versions).where(t.versions.c.removed_at.is_(None))
+        with self._database.read() as connection:
+            return set(connection.scalars(query.distinct()))
+
+    def versions_with_object(self, key: str) -> list[Version]:
+        """The live versions that an object is part of."""
+        query = (
+            select(t.files.c.version_id)
+            .join(t.versions)
+            .where(t.files.c.object == key, t.versions.c.removed_at.is_(None))
+            .distinct()
+            .order_by(t.files.c.version_id)
+        )
+        with self._database.read() as connection:
+            ids = connection.scalars(query).all()
+            return version_rows.load(connection, ids, self.store_root)
+
+    # Runs and lineage
+
+    def run(self, run_id: str) -> RunDraft:
+        """A run as it was recorded.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        with self._database.read() as connection:
+            return read_run(connection, run_id)
+
+    def run_of(self, version_id: int) -> RunDraft | None:
+        """The run that made a version, or None when it was registered."""
+        with self._database.read() as connection:
+            run_id = self._one(connection, version_id).run
+            return None if run_id is None else read_run(connection, run_id)
+
+    def lineage(self, version_id: int, *, descendants: bool = False) -> Lineage:
+        """What a version came from, or what came of it; removed versions included.
+
+        Raises:
+            NotFound: there is no such version.
+        """
+        with self._database.read() as connection:
+            self._one(connection, version_id)
+            return closure(connection, version_id, descendants=descendants)
+
+    def descendants(self, version_id: int) -> list[Version]:
+        """All that came of a version, itself left out, removed versions included; oldest first."""
+        with self._database.read() as connection:
+            ids = sorted(connection.scalars(reach(version_id, descendants=True)))
+            ids = [id_ for id_ in ids if id_ != version_id]
+            return version_rows.load(connection, ids, self.store_root)
+
+    # Metrics of sets of versions
+
+    def record_group_metric(self, version_ids: Iterable[int], metric: MetricValue) -> None:
+        """Record a metric of an unordered set of two versions or more.
+
+        Raises:
+            RegistryError: fewer than two versions, or a value that is not finite.
+        """
+        at = _now()
+        with self._database.write() as connection:
+            audit.append(connection, at, [groups.record(connection, at, version_ids, metric)])
+
+    def group_metrics(self, version_ids: Iterable[int] | None = None) -> list[dict[str, Any]]:
+        """Metrics of exactly this set of versions, or of all sets.
+
+        Keys: `versions` (references, by row id), `name, split, value, stderr, dataset, protocol,
+        environment, tool, recorded_at`.
+        """
+        with self._database.read() as connection:
+            return groups.listed(connection, version_ids)
+
+    # Audit
+
+    def events(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """The audit log, oldest first; with a limit, its newest part."""
+        with self._database.read() as connection:
+            return audit.events(connection, limit)
+
+    def check_audit(self) -> list[str]:
+        """What is wrong with the audit log, one sentence each; empty when all is well."""
+        with self._database.read() as connection:
+            return audit.check_chain(connection)
+
+    # Shared steps
+
+    def _one(self, connection: Connection, version_id: int) -> Version:
+        found = version_rows.load(connection, [version_id], self.store_root)
+        if not found:
+            raise NotFound(f"There is no version with row id {version_id}.", id=version_id)
+        return found[0]
+
+    def _live_entry(self, connection: Connection, version: Version) -> int:
+        v = t.versions.c
+        row = connection.execute(select(v.entry_id, v.removed_at).where(v.id == version.id)).one()
+        if row.removed_at:
+            raise NotFound(
+                f"`{version.ref}` was removed at {row.removed_at}.",
+                "An alias names a live version.",
+                ref=version.ref,
+            )
+        return int(row.entry_id)
+
+    def _unalias(self, connection: Connection, at: str, name: str, alias: str) -> Happening:
+        a = t.aliases.c
+        row = connection.execute(
+            select(a.entry_id, a.version_id)
+            .join(t.entries)
+            .where(t.entries.c.name == name, a.alias == alias)
+        ).one()
+        here = (a.entry_id == row.entry_id) & (a.alias == alias)
+        connection.execute(delete(t.aliases).where(here))
+        moved = {"entry_id": row.entry_id, "alias": alias, "version_id": None, "at": at}
+        connection.execute(insert(t.alias_history), moved)
+        return Happening("unalias", name, row.version_id, {"alias": alias})
+
+    def _delete_tag(self, connection: Connection, version_id: int, key: str) -> None:
+        same = (t.tags.c.version_id == version_id) & (t.tags.c.key == key)
+        connection.execute(delete(t.tags).where(same))
+
+
+class _Vocabulary:
+    """Metric names as the database has them."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._splits: dict[str, list[str]] = {}
+
+    def splits(self, metric: str) -> Sequence[str]:
+        if metric not in self._splits:
+            m = t.metrics.c
+            query = select(m.split).where(m.name == metric).distinct().order_by(m.split)
+            self._splits[metric] = list(self._connection.scalars(query))
+        return self._splits[metric]
+
+    def metrics(self) -> Sequence[str]:
+        return list(self._connection.scalars(select(t.metrics.c.name).distinct().order_by("name")))
+
+
+def _recorded(database: Database, store: str | Path | None) -> str:
+    """How the store's place is written down."""
+    if database.path is None:
+        if store is None:
+            raise RegistryError(
+                f"{database.name} needs a store.",
+                "A registry in PostgreSQL has no directory of its own to keep it in.",
+                "Name it once: zoo --registry URL init --store DIRECTORY",
+            )
+        return str(Path(store).absolute())
+    if store is None:
+        return database.path.with_suffix(STORE_SUFFIX).name
+    place, home = Path(store).absolute().resolve(), database.path.parent
+    return os.path.relpath(place, home) if place.is_relative_to(home) else str(place)
+
+
+def _now() -> str:
+    """UTC, ISO 8601, microseconds: as text, it sorts by time."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,190 @@
+"""Lineage: the graph of versions a version came from, or that came from it.
+
+One recursive query finds the closure, one reads its versions, one its edges: the cost is that of
+the answer, however large the registry.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, literal, select
+
+from zoo import tables as t
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """A part of the lineage graph.
+
+    Nodes: `ref, name, version, kind, digest, task, phase, license, architecture, created_at,
+    run, method, removed` (when it was removed, or None), ascending by time of registration.
+    Edges: `parent, child, role, weight, run`; `run` is None for an expert registered with its
+    base, whose training the registry did not see.
+    """
+
+    root: str
+    nodes: list[dict[str, Any]]
+    edges: list[dict[str, Any]]
+    descendants: bool = False
+    """Whether this goes from the root to what came of it."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {"root": self.root, "nodes": self.nodes, "edges": self.edges}
+
+    def as_tree(self) -> str:
+        """Lines for people; a version met twice is expanded the first time only."""
+        node = {n["ref"]: n for n in self.nodes}
+        near, far = ("parent", "child") if self.descendants else ("child", "parent")
+        steps: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for e in self.edges:
+            steps[e[near]].append(e)
+        lines: list[str] = []
+        seen: set[str] = set()
+        # (reference, its edge, prefix of its line, prefix of its children's lines)
+        stack: list[tuple[str, dict[str, Any] | None, str, str]] = [(self.root, None, "", "")]
+        while stack:
+            ref, edge, line, below = stack.pop()
+            again = ref in seen and bool(steps[ref])
+            lines.append(line + _described(node[ref], edge) + (" (see above)" if again else ""))
+            if ref in seen:
+                continue
+            seen.add(ref)
+            last = len(steps[ref]) - 1
+            for i in range(last, -1, -1):
+                step = steps[ref][i]
+                corner, bar = ("└── ", "    ") if i == last else ("├── ", "│   ")
+                stack.append((step[far], step, below + corner, below + bar))
+        return "\n".join(lines)
+
+    def as_mermaid(self) -> str:
+        """A Mermaid flowchart, arrows from parent to child."""
+        ids = self._ids()
+        lines = ["flowchart TD"]
+        lines += [f'    {ids[n["ref"]]}["{_caption(n, "<br/>")}"]' for n in self.nodes]
+        for e in self.edges:
+            lines.append(f'    {ids[e["parent"]]} -->|"{_edge_caption(e)}"| {ids[e["child"]]}')
+        return "\n".join(lines)
+
+    def as_dot(self) -> str:
+        """A Graphviz digraph, arrows from parent to child."""
+        ids = self._ids()
+        lines = ["digraph lineage {", "  node [shape=box];"]
+        for n in self.nodes:
+            style = ", style=dashed" if n["removed"] else ""
+            caption = _caption(n, "\\n")
+            lines.append(f'  {ids[n["ref"]]} [label="{caption}"{style}];')
+        for e in self.edges:
+            edge = f"{ids[e['parent']]} -> {ids[e['child']]}"
+            lines.append(f'  {edge} [label="{_edge_caption(e)}"];')
+        return "\n".join([*lines, "}"])
+
+    def _ids(self) -> dict[str, str]:
+        return {n["ref"]: f"v{i}" for i, n in enumerate(self.nodes)}
+
+
+def closure(connection: Connection, version_id: int, *, descendants: bool) -> Lineage:
+    """The lineage of a version, itself included."""
+    ids = reach(version_id, descendants=descendants)
+    v, e = t.versions.c, t.edges.c
+    query = (
+        select(
+            v.id,
+            t.entries.c.name,
+            v.number,
+            v.kind,
+            t.manifests.c.digest,
+            v.task,
+            v.phase,
+            v.license,
+            v.architecture,
+            v.created_at,
+            v.run_id,
+            t.runs.c.method,
+            v.removed_at,
+        )
+        .join(t.entries, t.entries.c.id == v.entry_id)
+        .join(t.manifests, t.manifests.c.id == v.manifest_id)
+        .outerjoin(t.runs, t.runs.c.id == v.run_id)
+        .where(v.id.in_(ids))
+        .order_by(v.id)
+    )
+    refs: dict[int, str] = {}
+    nodes: list[dict[str, Any]] = []
+    for (
+        id_,
+        name,
+        number,
+        kind,
+        digest,
+        task,
+        phase,
+        license_,
+        arch,
+        at,
+        run,
+        method,
+        gone,
+    ) in connection.execute(query).all():
+        refs[id_] = ref = f"{name}@{number}"
+        nodes.append(
+            {
+                "ref": ref,
+                "name": name,
+                "version": number,
+                "kind": kind,
+                "digest": digest,
+                "task": task,
+                "phase": phase,
+                "license": license_,
+                "architecture": arch,
+                "created_at": at,
+                "run": run,
+                "method": method,
+                "removed": gone,
+            }
+        )
+    steps = (
+        select(e.parent_id, e.child_id, e.role, e.weight, e.run_id)
+        .where((e.parent_id if descendants else e.child_id).in_(ids))
+        .order_by(e.child_id, e.role, e.position)
+    )
+    edges = [
+        {"parent": refs[parent], "child": refs[child], "role": role, "weight": weight, "run": run}
+        for parent, child, role, weight, run in connection.execute(steps).all()
+    ]
+    return Lineage(refs[version_id], nodes, edges, descendants)
+
+
+def reach(version_id: int, *, descendants: bool) -> Select[int]:
+    """A query of the row ids that lineage reaches from a version, itself included."""
+    e = t.edges.c
+    here, there = (e.parent_id, e.child_id) if descendants else (e.child_id, e.parent_id)
+    found = select(literal(version_id, t.INT).label("id")).cte("reach", recursive=True)
+    found = found.union(select(there).join(found, here == found.c.id))
+    return select(found.c.id)
+
+
+def _described(node: dict[str, Any], edge: dict[str, Any] | None) -> str:
+    words = [node["ref"], node["kind"]]
+    if node["method"]:
+        words.append(f"by {node['method']}")
+    if edge:
+        words.append(f"[{_edge_caption(edge)}]")
+    if node["removed"]:
+        words.append(f"(removed {node['removed'][:10]})")
+    return " ".join(words)
+
+
+def _caption(node: dict[str, Any], newline: str) -> str:
+    """Names hold no quotes (`zoo.names`); kinds and methods are words."""
+    caption = f"{node['ref']}{newline}{node['kind']}"
+    return caption + (f" by {node['method']}" if node["method"] else "")
+
+
+def _edge_caption(edge: dict[str, Any]) -> str:
+    weight = edge["weight"]
+    return str(edge["role"]) if weight is None else f"{edge['role']} {weight:g}"
