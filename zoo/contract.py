@@ -70,6 +70,8 @@ class Statistic(ABC):
 
     name: str
     scope: Literal["tensor", "model"] = "tensor"
+    elements: int = 0
+    """Elements this statistic will see in one pass; the engine sets it before `start`."""
 
     @abstractmethod
     def start(self, tensor: str, shape: tuple[int, ...], parameters: Any) -> Any:
@@ -108,7 +110,9 @@ class Method:
     """Semantic version; a change of any output byte is a new major version."""
     needs: Needs
     function: Callable[..., Any]
-    statistics: tuple[type[Statistic], ...] = ()
+    statistics: Callable[..., Sequence[Statistic]] | None = None
+    """Given the resolved parameters and the number of experts, fresh statistics in the order they
+    run, those of scope `model` first. Asked again for each tensor, for those of scope `tensor`."""
     base: Literal["required", "optional", "refused"] = "optional"
     space: Literal["weight", "delta"] = "weight"
     min_experts: int = 1
@@ -168,7 +172,7 @@ def method(
     *,
     version: str,
     needs: Needs = "elementwise",
-    statistics: Sequence[type[Statistic]] = (),
+    statistics: Callable[..., Sequence[Statistic]] | None = None,
     base: Literal["required", "optional", "refused"] | None = None,
     min_experts: int = 1,
     max_experts: int | None = None,
@@ -204,9 +208,9 @@ def method(
                 "Put a `*` before the parameters.",
                 method=name,
             )
-        if bool(statistics) != (needs == "statistics"):
+        if (statistics is None) == (needs == "statistics"):
             raise PluginError(
-                f"Method `{name}` declares needs={needs!r} and {len(statistics)} statistics.",
+                f"Method `{name}` declares needs={needs!r} with statistics={statistics!r}.",
                 'Statistics go with needs="statistics", and only with it.',
                 method=name,
             )
@@ -217,7 +221,7 @@ def method(
             version=version,
             needs=needs,
             function=function,
-            statistics=tuple(statistics),
+            statistics=statistics,
             base=policy,
             space="delta" if delta else "weight",
             min_experts=min_experts,

@@ -1,0 +1,95 @@
+"""TIES: trim, elect sign, merge what agrees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from zoo import Chunk, Fraction, Method, PerExpert, Statistic, hookimpl, method
+from zoo.stages.magnitude import Magnitudes
+from zoo.stages.magnitude import trim as cut_off
+from zoo.stages.signs import Majority, add_up, elect, fuse, weigh
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _statistics(p: Any, experts: int) -> Sequence[Statistic]:
+    inclusive = p.trim == "kth_value_inclusive"
+    passes: list[Statistic] = [
+        Magnitudes(p.density, "model" if p.scope == "global" else "tensor", extra=int(inclusive))
+    ]
+    if p.zero_sign == "majority":
+        passes.append(Majority())
+    return passes
+
+
+def _trivial(p: Any, experts: int) -> int | None:
+    if p.lambda_ == 0 or not any(p.weight):
+        return -1
+    if not any(p.density) and p.trim == "exact":
+        return -1
+    whole = experts == 1 and p.density == [1] and p.lambda_ == 1
+    return 0 if whole and (p.merge == "mean" or p.weight == [1]) else None
+
+
+def _no_majority(p: Any, experts: int) -> str | None:
+    if p.scope == "tensor" and p.zero_sign == "majority":
+        return (
+            "zero_sign=majority is a statistic of the whole model, and scope=tensor trims "
+            "tensor by tensor; set zero_sign=positive, or scope=global"
+        )
+    return None
+
+
+@method(
+    "ties",
+    version="1.0.0",
+    needs="statistics",
+    statistics=_statistics,
+    shortcut=_trivial,
+    check=_no_majority,
+    mergekit={"density": 1.0, "scope": "tensor", "zero_sign": "positive", "merge": "mean"},
+)
+def ties(
+    deltas: torch.Tensor,
+    *,
+    density: Annotated[PerExpert[Fraction], "fraction of each delta kept"] = 0.2,
+    weight: Annotated[PerExpert[float], "coefficient of each delta, before the election"] = 1.0,
+    lambda_: Annotated[float, "scale of the merged delta, dimensionless"] = 1.0,
+    merge: Annotated[Literal["mean", "sum", "max"], "how agreeing entries are fused"] = "mean",
+    scope: Annotated[Literal["global", "tensor"], "trim over the model or tensor by tensor"] = (
+        "global"
+    ),
+    trim: Annotated[
+        Literal["exact", "kth_value_inclusive"], "keep floor(K D) entries, or the authors' one more"
+    ] = "exact",
+    zero_sign: Annotated[
+        Literal["majority", "positive"], "sign of an entry whose sum is exactly zero"
+    ] = "majority",
+    stats: Mapping[str, Any],
+    chunk: Chunk,
+) -> torch.Tensor:
+    """Keep the largest entries of each delta, elect a sign, fuse those that agree.
+
+        t_i    = the floor(density * D) entries of largest |delta_i|, others 0
+        sign   = sign(sum_i w_i t_i), the majority of all signs where that is 0
+        merged = base + lambda * fuse of { w_i t_i : sign agrees }
+
+    Args:
+        deltas: shape (e, n), overwritten.
+    Returns:
+        The merged delta, shape (n,).
+    Cost: three passes for scope=global (two without majority), O(e n) time each.
+    Source: Yadav et al. 2023, arXiv:2306.01708, section 3.
+    Departs: ties at the cut go to the lower index; a draw of the majority is +1.
+    """
+    weights: list[float] = weight  # type: ignore[assignment]
+    kept = weigh(cut_off(deltas, stats["cut"], chunk), weights)
+    sign = elect(add_up(kept), stats.get("majority", 1.0))
+    return fuse(kept, sign, weights, merge).mul_(lambda_)
+
+
+@hookimpl
+def zoo_register_methods(register: Callable[[Method], None]) -> None:
+    register(ties)

@@ -1,0 +1,184 @@
+"""mergekit's configuration files, read strictly and taken to mean what mergekit means by them.
+
+Where mergekit's semantics differ from a paper's, the method says how (`Method.mergekit`): a document
+in this form sets those parameters, so the same file gives the same model, computed in
+float32 where mergekit computes in the tensors' own type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from zoo.errors import InvalidRecipe
+from zoo.recipe import Expert, Recipe, mapping, output_dtype, refuse_unknown, sequence
+from zoo.schedule import Value, is_rules
+
+_KEYS = ("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "name")
+_LATER = ("modules", "tokenizer", "tokenizer_source", "chat_template")
+_MODEL_KEYS = ("model", "parameters", "layer_range")
+
+# Our name for each of mergekit's parameters; None: it changes nothing here.
+_PARAMETERS: dict[str, dict[str, str | None]] = {
+    "linear": {"weight": "weight", "normalize": "normalize"},
+    "slerp": {"t": "t"},
+    "task_arithmetic": {
+        "weight": "weight",
+        "lambda": "lambda",
+        "normalize": "normalize",
+        "int8_mask": None,
+        "rescale": None,
+    },
+    "ties": {
+        "weight": "weight",
+        "density": "density",
+        "lambda": "lambda",
+        "normalize": "merge",
+        "int8_mask": None,
+        "rescale": None,
+    },
+}
+_DEFAULTS: dict[str, dict[str, Value]] = {
+    "linear": {"normalize": True},
+    "task_arithmetic": {"lambda": 1.0, "normalize": False},
+    "ties": {
+        "density": 1.0,
+        "lambda": 1.0,
+        "merge": "mean",
+        "scope": "tensor",
+        "zero_sign": "positive",
+    },
+}
+
+
+def read_mergekit(document: Mapping[str, Any]) -> Recipe:
+    """Translate a mergekit document.
+
+    Raises:
+        InvalidRecipe: a key or a value that mergekit has and we do not yet, or that neither has.
+    """
+    for key in _LATER:
+        if key in document and (key, document[key]) != ("tokenizer_source", "base"):
+            raise InvalidRecipe(
+                f"mergekit's `{key}` is not supported yet.",
+                "The result carries the tokenizer of the base, or of the first model, unchanged.",
+                f"Remove `{key}` if that is what you want.",
+                key=key,
+            )
+    refuse_unknown(document, (*_KEYS, *_LATER), "the mergekit document")
+    name = document["merge_method"]
+    if name not in _PARAMETERS:
+        from zoo.errors import did_you_mean
+
+        raise InvalidRecipe(
+            f"mergekit's method `{name}` is not supported yet.",
+            did_you_mean(str(name), tuple(_PARAMETERS)),
+            method=name,
+        )
+    entries, layers = _models(document)
+    base = document.get("base_model")
+    if base is not None:
+        base = _path(base)
+    parameters, notes = _translate(name, mapping(document.get("parameters", {}), "parameters"))
+    parameters = {**_DEFAULTS.get(name, {}), **parameters}
+    experts = []
+    for entry in entries:
+        refuse_unknown(entry, _MODEL_KEYS, "a model")
+        own, more = _translate(name, mapping(entry.get("parameters") or {}, "parameters"))
+        notes = (*notes, *more)
+        experts.append(Expert(_path(entry.get("model")), own))
+    if name == "slerp":
+        experts, base = _slerp_ends(experts, base), None
+    elif base is not None and name != "linear":
+        # mergekit lets the base stand among the models, and leaves it out of the sum.
+        experts = [e for e in experts if e.model != base]
+    if name == "slerp":
+        parameters.update(experts[1].parameters)
+        experts = [Expert(e.model) for e in experts]
+    dtype = document.get("out_dtype") or document.get("dtype")
+    return Recipe(
+        method=name,
+        experts=tuple(experts),
+        base=base,
+        parameters=parameters,
+        dtype=None if dtype is None else output_dtype(dtype),
+        layers=layers,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _models(document: Mapping[str, Any]) -> tuple[list[dict[str, Any]], int | None]:
+    """The model entries, and the number of layers when they came as one slice."""
+    if ("models" in document) == ("slices" in document):
+        raise InvalidRecipe("A mergekit document has either `models` or `slices`.")
+    if "models" in document:
+        entries = [mapping(m, "models") for m in sequence(document["models"], "models")]
+        for entry in entries:
+            refuse_unknown(entry, ("model", "parameters"), "a model")
+        return entries, None
+    slices = [mapping(s, "slices") for s in sequence(document["slices"], "slices")]
+    sources = [mapping(s, "sources") for s in sequence(slices[0].get("sources", ()), "sources")]
+    ranges = {tuple(s.get("layer_range", ())) for s in sources}
+    if len(slices) != 1 or set(slices[0]) != {"sources"} or len(ranges) != 1:
+        raise InvalidRecipe(
+            "Slices that cut or stack layers are not supported yet.",
+            "One slice over all layers of every source is.",
+            "Use `models`, or one slice with one `layer_range` from 0.",
+            key="slices",
+        )
+    (layer_range,) = ranges
+    if len(layer_range) != 2 or layer_range[0] != 0 or not isinstance(layer_range[1], int):
+        raise InvalidRecipe(
+            f"`layer_range` {list(layer_range)} leaves layers out, which is not supported yet.",
+            key="layer_range",
+        )
+    return sources, layer_range[1]
+
+
+def _translate(
+    method: str, given: Mapping[str, Any]
+) -> tuple[dict[str, Value], tuple[str, ...]]:
+    names = _PARAMETERS[method]
+    refuse_unknown(given, tuple(names), f"mergekit's `{method}`", noun="parameter")
+    found: dict[str, Value] = {}
+    notes = []
+    for name, value in given.items():
+        ours = names[name]
+        if name == "rescale" and value is not False:
+            raise InvalidRecipe("mergekit's `rescale` is not supported yet.", parameter=name)
+        if ours is None:
+            notes.append(f"`{name}` has no effect here: masks are never stored.")
+        elif ours == "merge":
+            found[ours] = "mean" if value else "sum"
+        else:
+            found[ours] = _schedule(value)
+    return found, tuple(notes)
+
+
+def _schedule(value: Any) -> Value:
+    """mergekit's lists are gradients, or rules whose values may be gradients."""
+    if is_rules(value):
+        return [
+            {k: _schedule(v) if k == "value" else v for k, v in rule.items() if v is not None}
+            for rule in value
+        ]
+    return {"gradient": value} if isinstance(value, list) else value
+
+
+def _slerp_ends(experts: list[Expert], base: str | None) -> list[Expert]:
+    """mergekit's slerp goes from `base_model` to the other model."""
+    others = [e for e in experts if e.model != base]
+    if base is None or len(others) != 1 or len(experts) > 2:
+        raise InvalidRecipe(
+            "mergekit's slerp takes `base_model`, where the arc begins, and one other model.",
+            f"Here `base_model` is {base!r}, and the models are {[e.model for e in experts]}.",
+        )
+    return [Expert(base), others[0]]
+
+
+def _path(value: Any) -> str:
+    if isinstance(value, str) and "+" not in value:
+        return value
+    if isinstance(value, str):
+        raise InvalidRecipe(f"`{value}`: adapters in a mergekit document are not supported yet.")
+    raise InvalidRecipe(f"A model is named by a path or reference, not {value!r}.")

@@ -1,0 +1,290 @@
+"""Sparsify by magnitude: keep the k largest |delta|, exactly, in one pass and bounded memory.
+
+Sorting a delta of billions of entries, or holding it, is out of the question. A sample
+brackets the cut; one pass over everything counts what lies above the bracket and makes a histogram
+of the bit patterns inside it, which gives the k-th magnitude exactly. Equal magnitudes at the cut
+are kept in order of their flattened index, so the pass also counts, chunk by chunk, how many
+equal the likely cut; a second pass is needed only when that guess was wrong.
+
+Source: Yadav et al. 2023, arXiv:2306.01708, section 3 (trim). Departs: the cut is exact and ties
+go to the lower index; the authors' code keeps every entry not below the k-th, one more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+from zlib import crc32
+
+from zoo.contract import AGAIN, Chunk, Statistic
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+_SAMPLE = 1 << 19
+"""About how many entries of each delta are sampled."""
+_SAMPLE_CHUNKS = 32
+"""At most one chunk in this many is read for the sample."""
+_BINS = 1 << 20
+_FLUSH = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Which entries of one expert survive.
+
+    An entry survives if its magnitude is above `magnitude`, or equal to it and among the first
+    `equals` such entries in flattened order (tensor names ascending, then C order).
+    """
+
+    magnitude: float
+    equals: int
+    before: Mapping[str, np.ndarray]
+    """Tensor name -> entries equal to the cut before each of its chunks, other tensors included."""
+
+    def quota(self, chunk: Chunk) -> int:
+        """How many entries of this chunk that equal the cut survive."""
+        return max(0, self.equals - int(self.before[chunk.tensor][chunk.index]))
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What one tensor has shown of one expert."""
+
+    entries: int = 0
+    above: int = 0
+    equal: list[int] = field(default_factory=list)
+    """Per chunk, entries equal to the guess."""
+
+
+class _Bracket:
+    """Where the cut of one expert must lie, as bit patterns, and what was found there."""
+
+    def __init__(self) -> None:
+        self.sample: list[np.ndarray] = []
+        self.pending: list[np.ndarray] = []
+        self.pending_size = 0
+        self.guess = 0
+        self.above = 0
+
+    def narrow(self, low: int, high: int) -> None:
+        """Look at patterns in [low, high) next."""
+        import numpy as np
+
+        self.low, self.high = low, high
+        self.step = max(1, -(-(high - low) // _BINS))
+        self.histogram = np.zeros(-(-(high - low) // self.step), np.int64)
+        self.pending, self.pending_size = [], 0
+
+    def flush(self) -> None:
+        import numpy as np
+
+        if self.pending:
+            bins = (np.concatenate(self.pending).astype(np.int64) - self.low) // self.step
+            self.histogram += np.bincount(bins, minlength=len(self.histogram))
+            self.pending, self.pending_size = [], 0
+
+
+class Magnitudes(Statistic):
+    """The cut of every expert: `stats["cut"]` is a list of `Cut | None`, None keeping everything.
+
+    Args:
+        density: fraction of entries kept, one per expert, dimensionless.
+        scope: `model` takes one cut over all merged tensors, `tensor` one for each.
+        extra: entries kept beyond floor(density * total): 1 is what the authors' code does.
+    Cost: one sampled and one full pass; two full ones when many entries tie unexpectedly.
+        O(2^20) memory per expert.
+    """
+
+    name = "cut"
+
+    def __init__(
+        self, density: list[float], scope: Literal["model", "tensor"], extra: int = 0
+    ) -> None:
+        self.scope = scope
+        self._density = density
+        self._extra = extra
+        self._phase: Literal["sample", "select", "equal"] = "sample"
+        self._brackets = [_Bracket() for _ in density]
+        self._lock = threading.Lock()
+        self._float: type = float
+
+    def start(self, tensor: str, shape: tuple[int, ...], parameters: Any) -> list[_Seen]:
+        return [_Seen() for _ in self._density]
+
+    def wants(self, chunk: Chunk) -> bool:
+        if self._phase != "sample":
+            return True
+        stride = self._chunk_stride(chunk)
+        return chunk.index % stride == stride // 2
+
+    def _rate(self) -> int:
+        return max(1, self.elements // _SAMPLE)
+
+    def _chunk_stride(self, chunk: Chunk) -> int:
+        return min(_SAMPLE_CHUNKS, chunk.count, self._rate())
+
+    def add(
+        self,
+        state: list[_Seen],
+        models: torch.Tensor,
+        base: torch.Tensor | None,
+        chunk: Chunk,
+        stats: Mapping[str, Any],
+    ) -> None:
+        import numpy as np
+        import torch
+
+        narrow = models.dtype == torch.float32
+        self._float = np.float32 if narrow else np.float64
+        for delta, seen, bracket in zip(models, state, self._brackets, strict=True):
+            # Magnitudes are ordered like their bit patterns read as integers.
+            bits = delta.abs().cpu().numpy().view(np.int32 if narrow else np.int64)
+            if self._phase == "sample":
+                stride = max(1, self._rate() // self._chunk_stride(chunk))
+                taken = bits[crc32(chunk.tensor.encode()) % stride :: stride].copy()
+                with self._lock:
+                    bracket.sample.append(taken)
+                continue
+            if self._phase == "equal":
+                seen.equal.append(int(np.count_nonzero(bits == bracket.guess)))
+                continue
+            seen.entries += len(bits)
+            inside = bits[bits >= bracket.low]
+            below = inside < bracket.high
+            count = int(np.count_nonzero(below))
+            if count < len(inside):
+                seen.above += len(inside) - count
+                inside = inside[below]
+            seen.equal.append(int(np.count_nonzero(inside == bracket.guess)))
+            with self._lock:
+                bracket.pending.append(inside)
+                bracket.pending_size += count
+                if bracket.pending_size >= _FLUSH:
+                    bracket.flush()
+
+    def finish(self, states: Mapping[str, list[_Seen]]) -> Any:
+        if self._phase == "sample":
+            for bracket, density in zip(self._brackets, self._density, strict=True):
+                _from_sample(bracket, density)
+            self._phase = "select"
+            return AGAIN
+        if self._phase == "select":
+            unsure, missed = False, False
+            for i, bracket in enumerate(self._brackets):
+                guess = bracket.guess
+                missed |= not self._locate(bracket, self._keep(i), [s[i] for s in states.values()])
+                unsure |= bracket.guess != guess
+            if missed:
+                return AGAIN
+            if unsure:
+                self._phase = "equal"
+                return AGAIN
+        return [self._cut(i, states) for i in range(len(self._density))]
+
+    def _keep(self, expert: int) -> int:
+        if self._density[expert] >= 1:
+            return self.elements
+        return int(self._density[expert] * self.elements) + self._extra
+
+    def _locate(self, bracket: _Bracket, keep: int, seen: list[_Seen]) -> bool:
+        """Set the guess to the cut and count what lies above it; False: look again, elsewhere."""
+        import numpy as np
+
+        bracket.flush()
+        above = sum(s.above for s in seen)
+        inside = int(bracket.histogram.sum())
+        if keep <= 0 or keep >= self.elements:
+            return True
+        if above >= keep:
+            pattern = np.int32 if self._float is np.float32 else np.int64
+            bracket.narrow(bracket.high, int(np.iinfo(pattern).max))
+            return False
+        if above + inside < keep:
+            bracket.narrow(0, bracket.low)
+            return False
+        from_top = np.cumsum(bracket.histogram[::-1])
+        place = int(np.searchsorted(from_top, keep - above))
+        low = bracket.low + (len(bracket.histogram) - 1 - place) * bracket.step
+        if bracket.step > 1:
+            bracket.narrow(low, min(low + bracket.step, bracket.high))
+            return False
+        bracket.above = above + int(from_top[place - 1] if place else 0)
+        bracket.guess = low
+        bracket.narrow(low, low + 1)  # should another expert need one more look
+        return True
+
+    def _cut(self, expert: int, states: Mapping[str, list[_Seen]]) -> Cut | None:
+        import numpy as np
+
+        keep = self._keep(expert)
+        if keep >= self.elements:
+            return None
+        if keep <= 0:
+            return Cut(float("inf"), 0, {})
+        before: dict[str, np.ndarray] = {}
+        running = 0
+        for tensor, state in states.items():
+            equal = np.asarray(state[expert].equal, dtype=np.int64)
+            before[tensor] = running + np.cumsum(equal) - equal
+            running += int(equal.sum())
+        bracket = self._brackets[expert]
+        pattern = np.int32 if self._float is np.float32 else np.int64
+        magnitude = float(np.asarray(bracket.guess, pattern).view(self._float))
+        return Cut(magnitude, keep - bracket.above, before)
+
+
+def _from_sample(bracket: _Bracket, density: float) -> None:
+    """Bracket the cut with a sample: six standard deviations of its rank, and one per cent."""
+    import numpy as np
+
+    sample = np.sort(np.concatenate(bracket.sample)) if bracket.sample else np.zeros(0, np.int32)
+    bracket.sample = []
+    top, n = int(np.iinfo(sample.dtype).max), len(sample)
+    rank = density * n
+    slack = 6 * (rank * (1 - density)) ** 0.5 + 2 + 0.01 * n
+    lowest, highest = n - 1 - int(rank + slack), n - 1 - int(rank - slack)
+    low = int(sample[lowest]) if 0 <= lowest < n else 0
+    high = int(sample[highest]) + 1 if 0 <= highest < n else top
+    bracket.guess = int(sample[min(n - 1, max(0, n - int(rank)))]) if n else 0
+    bracket.narrow(low, max(high, low + 1))
+
+
+def trim(deltas: torch.Tensor, cuts: list[Cut | None], chunk: Chunk) -> torch.Tensor:
+    """Zero, in place, the entries that do not survive the cut of their expert.
+
+    Args:
+        deltas: shape (e, n).
+        cuts: one per expert; None keeps everything.
+    Returns:
+        `deltas`, trimmed.
+    """
+    import torch
+
+    mask = torch.empty_like(deltas[0])
+    for row, cut in zip(deltas, cuts, strict=True):
+        if cut is None:
+            continue
+        if cut.magnitude == float("inf"):
+            row.zero_()
+            continue
+        quota = cut.quota(chunk)
+        torch.abs(row, out=mask)
+        if quota == 0:
+            row.mul_(mask.gt_(cut.magnitude))
+            continue
+        at_cut = (mask == cut.magnitude).nonzero()[:, 0] if _splits(cut, chunk) else None
+        row.mul_(mask.ge_(cut.magnitude))
+        if at_cut is not None and len(at_cut) > quota:
+            row[at_cut[quota:]] = 0
+    return deltas
+
+
+def _splits(cut: Cut, chunk: Chunk) -> bool:
+    """Whether the quota can run out inside this chunk."""
+    before = cut.before[chunk.tensor]
+    following = chunk.index + 1
+    return following >= len(before) or int(before[following]) > cut.equals
