@@ -521,6 +521,28 @@ def tables() -> str:
     return "\n\n".join(parts)
 
 
+# --- Queries --------------------------------------------------------------------------------------
+
+
+def queries() -> str:
+    import zoo.selection as selection
+
+    return "\n\n".join(
+        [
+            "# Queries",
+            "## `--where` and `--order-by`",
+            inspect.cleandoc(selection.__doc__ or ""),
+            "The same text works in `zoo ls`, `zoo merge`, a recipe's `select:`, and "
+            "`Registry.select`.",
+            table(
+                ["column", "meaning"],
+                ((code(name), text) for name, text in selection.COLUMNS.items()),
+            ),
+            "`--order-by` takes `column [asc|desc], ...`.",
+        ]
+    )
+
+
 # --- main -----------------------------------------------------------------------------------------
 
 
