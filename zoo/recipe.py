@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MAX_NORM_DRIFT = 100.0
-"""Largest allowed ratio of a merged tensor's norm to the largest of its inputs' norms."""
+"""Dimensionless; far above what merging does, far below what a runaway does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,21 @@ class Recipe:
     """A merge as somebody asked for it: names, not digests; defaults not filled in."""
 
     method: str
+    """Name of a merge method."""
     experts: tuple[Expert, ...] = ()
+    """Versions or paths to merge, in order; in place of `select`."""
     base: str | None = None
+    """The version or path that the experts were fine-tuned from."""
     select: Selection | None = None
+    """A query for the experts: `where`, `order_by`, `limit`; in place of `experts`."""
     parameters: Mapping[str, Value] = field(default_factory=dict)
+    """Values for the method's parameters; those left out have the method's defaults."""
     seed: int = 0
+    """For methods that draw random numbers; 0 to 2^63 - 1."""
     dtype: str | None = None
+    """Floating type of the result; None keeps that of the base, or of the first expert."""
     max_norm_drift: float = MAX_NORM_DRIFT
+    """Largest allowed ratio of a merged tensor's norm to the largest of its inputs' norms."""
     layers: int | None = None
     """Layers the recipe says it covers (mergekit's `layer_range`); None says nothing."""
     notes: tuple[str, ...] = ()
