@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import re
 import sys
 import textwrap
@@ -148,10 +149,11 @@ def errors() -> str:
     return "\n\n".join(
         [
             "# Errors and exit codes",
-            "Every error zoo raises on purpose is a `zoo.ZooError` from `zoo.errors`. Its text says "
-            "what happened, why that is an error, and how to mend it; the same facts are attributes, "
-            "so that programs need not read prose. The command line prints the text to stderr and "
-            "exits with the error's number. Exit 0 is success, 1 is any other `ZooError`, 2 is wrong usage.",
+            "Every error zoo raises on purpose is a `zoo.ZooError` from `zoo.errors`. Its text "
+            "says what happened, why that is an error, and how to mend it; the same facts are "
+            "attributes, so that programs need not read prose. The command line prints the text "
+            "to stderr and exits with the error's number. Exit 0 is success, 1 is an error "
+            "nobody foresaw, 2 is wrong usage.",
             fenced(inspect.cleandoc(module.__doc__ or "")),
             table(["error", "exit code", "is a", "meaning"], rows),
             "## What every error carries",
@@ -428,6 +430,8 @@ def type_text(field: dict[str, Any], per_expert: bool = False) -> str:
         return "list of " + type_text(field.get("items", {}))
     if kind == "object" and isinstance(field.get("additionalProperties"), dict):
         return "mapping to " + type_text(field["additionalProperties"])
+    if {"minimum", "maximum"} <= field.keys():
+        return f"{kind}, {field['minimum']:g} to {field['maximum']:g}"
     words = {
         "minimum": "at least {}", "maximum": "at most {}",
         "exclusiveMinimum": "above {}", "exclusiveMaximum": "below {}",
@@ -458,7 +462,6 @@ def commands(
 ) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     """Every command below one, itself first, depth first; those of plugins left out."""
     import click
-
     from zoo_cli.main import BUILT_IN
 
     yield path, command
@@ -472,7 +475,6 @@ def commands(
 
 def help_text(path: tuple[str, ...], command: click.Command) -> str:
     import click
-
     from zoo_cli.session import Session
 
     session = Session()
@@ -541,6 +543,63 @@ def queries() -> str:
             "`--order-by` takes `column [asc|desc], ...`.",
         ]
     )
+
+
+# --- Recipes --------------------------------------------------------------------------------------
+
+
+def recipe() -> str:
+    import dataclasses
+
+    import zoo.mergekit_recipe as mergekit
+    import zoo.recipe as module
+    import zoo.schedule as schedule
+
+    meanings = {name: text for name, _, text in attributes(module.Recipe)}
+    defaults = {f.name: f.default for f in dataclasses.fields(module.Recipe)}
+    keys = [(code(key), scalar(defaults[key]), meanings[key]) for key in module._KEYS]
+    accepted = [
+        (code(method), ", ".join(map(code, names)), settings(mergekit._DEFAULTS.get(method, {})))
+        for method, names in mergekit._PARAMETERS.items()
+    ]
+    return "\n\n".join(
+        [
+            "# Recipes",
+            "## Our form",
+            inspect.cleandoc(module.__doc__ or ""),
+            table(["key", "default", "meaning"], keys),
+            "The language of `select` is that of [Queries](queries.md).",
+            "## Values that vary over a model",
+            inspect.cleandoc(schedule.__doc__ or ""),
+            "## mergekit's form",
+            inspect.cleandoc(mergekit.__doc__ or ""),
+            f"Keys: {', '.join(map(code, mergekit._KEYS))}. "
+            f"Refused, not silently ignored: {', '.join(map(code, mergekit._LATER))}.",
+            table(["merge_method", "parameters", "what is set for it"], accepted),
+            "## The lock",
+            prose(module.lock.__doc__),
+            "It is stored with the run, and its JSON digest is the run's `recipe_digest`. "
+            "For two experts and `linear`:",
+            fenced(json.dumps(example_lock(), indent=2), "json"),
+        ]
+    )
+
+
+def scalar(default: object) -> str:
+    """A default as somebody would write it; nothing for what is required or empty."""
+    return code(default) if isinstance(default, int | float) else ""
+
+
+def settings(values: dict[str, Any]) -> str:
+    return ", ".join(code(f"{k}={str(v).lower()}") for k, v in values.items())
+
+
+def example_lock() -> dict[str, Any]:
+    from zoo.recipe import lock, read_recipe
+
+    linear = next(m for m in bundled_methods() if m.name == "linear")
+    experts = ["sha256:" + digit * 64 for digit in "ab"]
+    return lock(read_recipe({"method": "linear", "experts": ["a", "b"]}), linear, None, experts)
 
 
 # --- main -----------------------------------------------------------------------------------------
