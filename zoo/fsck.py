@@ -2,50 +2,54 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from zoo.digest import tree_key, weights_digest
-from zoo.errors import InvalidCheckpoint, NotFound
+from zoo.errors import InvalidCheckpoint, NotFound, ZooError
 from zoo.hashing import HashPool
 from zoo.progress import NoProgress, Progress
 from zoo.safetensors_checkpoint import SafetensorsCheckpoint, open_files
 
 if TYPE_CHECKING:
+    from zoo.records import Version
     from zoo.registry import Registry
 
 _AHEAD = 64
 """Objects in work at once: enough to keep the threads busy, few enough to be open files."""
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
+DATABASE = "database"
+"""What stands for an object's key when it is the database that is damaged."""
+
+
+class Damage(TypedDict):
     """One object whose bytes are not those its key names, or that is gone."""
 
     object: str
+    """Its key, or `database`."""
     problem: str
-    versions: tuple[str, ...]
+    versions: list[str]
     """References of the versions that hold it."""
-    descendants: tuple[str, ...]
-    """References of the versions merged or fine-tuned from those."""
+    descendants: list[str]
+    """References of the versions merged or fine-tuned from those, removed ones included."""
 
 
 @dataclass(frozen=True, slots=True)
 class FsckReport:
-    """What was found."""
+    """What was found; `ok` when nothing is damaged."""
 
     ok: bool
     checked_objects: int
     checked_bytes: int
-    damaged: tuple[Damage, ...]
-    problems: tuple[str, ...]
-    """What is wrong with the database: its file, the audit chain, digests that do not add up."""
-    notes: tuple[str, ...]
+    damaged: list[Damage]
+    notes: list[str]
     """What is harmless: garbage, directories to rebuild."""
 
     def as_dict(self) -> dict[str, Any]:
@@ -80,20 +84,19 @@ def fsck(
         # Removed and collected while we looked: gone, and rightly so.
         still_live = registry.catalog.live_objects()
         problems = {k: p for k, p in problems.items() if k in still_live or registry.store.has(k)}
-    damaged = tuple(_trace(registry, key, problems[key]) for key in sorted(problems))
-    wrong = tuple(_database_problems(registry))
+    damaged = [_trace(registry, key, problems[key]) for key in sorted(problems)]
+    damaged.extend(_database_damage(registry))
     garbage = stored.keys() - live
     notes = list(_view_notes(registry))
     if garbage:
         size = sum(stored[key][1] for key in garbage)
         notes.insert(0, f"{len(garbage)} objects of {size:,} bytes are in no version: `zoo gc`.")
     return FsckReport(
-        ok=not damaged and not wrong,
+        ok=not damaged,
         checked_objects=len(stored),
         checked_bytes=sum(size for _, size in stored.values()),
         damaged=damaged,
-        problems=wrong,
-        notes=tuple(notes),
+        notes=notes,
     )
 
 
@@ -153,28 +156,46 @@ def _trace(registry: Registry, key: str, problem: str) -> Damage:
         (d.name, d.version): d.ref for v in versions for d in registry.catalog.descendants(v.id)
     }
     return Damage(
-        key,
-        problem,
-        tuple(v.ref for v in versions),
-        tuple(descendants[place] for place in sorted(descendants)),
+        object=key,
+        problem=problem,
+        versions=[v.ref for v in versions],
+        descendants=[descendants[place] for place in sorted(descendants)],
     )
 
 
-def _database_problems(registry: Registry) -> Iterator[str]:
-    yield from registry.catalog.check_integrity()
-    yield from registry.catalog.check_audit()
-    seen: set[str] = set()
+def _database_damage(registry: Registry) -> Iterator[Damage]:
+    """SQLite's own check, the audit chain, and digests that do not add up."""
+    for problem in [*_pages(registry), *registry.catalog.check_audit()]:
+        yield Damage(object=DATABASE, problem=problem, versions=[], descendants=[])
+    by_digest: dict[str, list[Version]] = {}
     for version in registry.catalog.select():
-        if version.digest in seen:
-            continue
-        seen.add(version.digest)
-        tensors = registry.catalog.tensors(version.id)
+        by_digest.setdefault(version.digest, []).append(version)
+    for digest, versions in by_digest.items():
+        if problem := _manifest_problem(registry, versions[0].id, digest):
+            refs = [v.ref for v in versions]
+            yield Damage(object=DATABASE, problem=problem, versions=refs, descendants=[])
+
+
+def _pages(registry: Registry) -> Iterator[str]:
+    from sqlalchemy import text
+
+    if registry.catalog.database.path is None:
+        return  # PostgreSQL checks its own pages
+    with registry.catalog.database.read() as connection:
+        for (line,) in connection.execute(text("PRAGMA integrity_check")):
+            if line != "ok":
+                yield str(line)
+        for row in connection.execute(text("PRAGMA foreign_key_check")):
+            yield f"Row {row[1]} of table {row[0]} names a row of {row[2]} that is not there."
+
+
+def _manifest_problem(registry: Registry, version_id: int, digest: str) -> str:
+    try:
+        tensors = registry.catalog.tensors(version_id)
         actual = weights_digest((t.name, t.digest) for t in tensors)
-        if actual != version.digest:
-            yield (
-                f"The tensors recorded for {version.ref} add up to {actual}, "
-                f"and its digest is {version.digest}."
-            )
+    except (ZooError, ValueError, zlib.error) as error:
+        return f"The list of tensors cannot be read: {error}"
+    return "" if actual == digest else f"The list of tensors adds up to {actual}, not to {digest}."
 
 
 def _view_notes(registry: Registry) -> Iterator[str]:

@@ -19,7 +19,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -279,7 +279,9 @@ class Store:
         """Make a staging directory and lock it. The lock file goes with the directory, so after
         locking we make sure that it is still the one that the path names."""
         while True:
-            path.mkdir(exist_ok=True)
+            # Not mkdir(exist_ok=True), which looks again, and may find it gone by then.
+            with suppress(FileExistsError):
+                path.mkdir()
             try:
                 fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             except FileNotFoundError:
