@@ -17,6 +17,7 @@ from zoo_cli.session import Session, pass_session
     type=click.Choice(["tree", "json", "mermaid", "dot"]),
     default="tree",
     show_default=True,
+    help="`tree` for people; `mermaid` and `dot` for pictures.",
 )
 @click.option("--descendants", is_flag=True, help="What was made of it, instead of its origin.")
 @json_option

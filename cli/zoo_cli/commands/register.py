@@ -26,6 +26,7 @@ from zoo_cli.versions import show_version
     type=click.Choice(["base", "expert", "merge", "adapter"]),
     default="expert",
     show_default=True,
+    help="What the version is.",
 )
 @click.option(
     "--base",

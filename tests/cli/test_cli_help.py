@@ -1,0 +1,126 @@
+"""Help is quick, complete and fits a terminal."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+import pytest
+from zoo_cli.main import BUILT_IN, cli
+
+FIXED = [
+    "init",
+    "register",
+    "ls",
+    "show",
+    "annotate",
+    "alias",
+    "rm",
+    "methods",
+    "merge",
+    "lineage",
+    "verify",
+    "diff",
+    "path",
+    "export",
+    "query",
+    "plugins",
+    "fsck",
+    "gc",
+    "demo",
+]
+
+HEAVY = ("torch", "duckdb", "sqlmodel", "sqlalchemy", "pydantic", "sqlglot", "rich", "yaml")
+
+
+def commands():
+    """Every command with its path, those of groups too."""
+    context = click.Context(cli)
+    for name in BUILT_IN:
+        command = cli.get_command(context, name)
+        yield name, command
+        if isinstance(command, click.Group):
+            for sub in command.list_commands(context):
+                yield f"{name} {sub}", command.get_command(context, sub)
+
+
+def test_the_commands_that_were_promised_are_there():
+    assert set(FIXED) <= set(BUILT_IN)
+    assert {"plugins new", "plugins check", "plugins list"} <= {name for name, _ in commands()}
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands()), ids=lambda c: str(c))
+def test_every_command_has_help_and_json(name, command):
+    options = {o for p in command.params for o in p.opts}
+
+    assert command.help
+    assert "--json" in options
+    assert all(p.help for p in command.params if isinstance(p, click.Option))
+
+
+def test_no_line_of_the_overview_is_cut_short(zoo_run):
+    result = zoo_run("--help")
+
+    assert 0 == result.exit_code
+    overview = result.output.partition("Register:")[2]
+    assert "..." not in overview
+    assert all(f"  {name} " in overview for name in FIXED)
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from zoo_cli.main import cli\n"
+        "try: cli(['--help'], prog_name='zoo')\n"
+        "except SystemExit: pass\n"
+        f"print([m for m in {HEAVY} if m in sys.modules])"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "[]" == done.stdout.splitlines()[-1]
+
+
+def test_importing_zoo_imports_nothing_heavy():
+    code = f"import sys, zoo; print([m for m in {HEAVY} if m in sys.modules])"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "[]" == done.stdout.strip()
+
+
+def test_listing_versions_does_not_import_torch(zoo_run, tmp_path):
+    assert 0 == zoo_run("init").exit_code
+    code = (
+        "import sys; from zoo_cli.main import cli\n"
+        "try: cli(['ls'], prog_name='zoo')\n"
+        "except SystemExit as e: assert not e.code, e.code\n"
+        "print([m for m in ('torch', 'duckdb', 'rich', 'alembic') if m in sys.modules])"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+
+    assert "[]" == done.stdout.splitlines()[-1]
+
+
+def test_the_version_is_that_of_the_distribution(zoo_run):
+    from importlib.metadata import version
+
+    assert f"zoo {version('zoo-registry')}\n" == zoo_run("--version").output
+
+
+def test_a_misspelt_command_suggests_the_right_one(zoo_run):
+    result = zoo_run("lineag", "x")
+
+    assert 2 == result.exit_code
+    assert "Did you mean `lineage`?" in result.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_offered_for(shell, zoo_run):
+    result = zoo_run("completion", shell)
+
+    assert 0 == result.exit_code
+    assert f"_ZOO_COMPLETE={shell}_complete" in result.output

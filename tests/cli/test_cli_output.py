@@ -1,0 +1,91 @@
+"""Tables are rich on a terminal and tab-separated in a pipe; numbers have units for people."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+from zoo_cli.output import show_json
+from zoo_cli.units import count, moment, number, short_digest, size
+
+
+@pytest.mark.parametrize(
+    ("n", "said"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.00 kB"),
+        (8_534_000, "8.53 MB"),
+        (988_097_824, "988 MB"),
+        (999_999, "1.00 MB"),
+        (5 * 10**12, "5.00 TB"),
+    ],
+)
+def test_bytes_have_three_figures_and_a_unit(n, said):
+    assert said == size(n)
+
+
+@pytest.mark.parametrize(
+    ("n", "said"), [(0, "0"), (34, "34"), (25_600, "25.6 k"), (494_032_768, "494 M")]
+)
+def test_parameters_are_told_as_model_sizes_are(n, said):
+    assert said == count(n)
+
+
+def test_values_times_and_digests_are_short():
+    assert "31.725" == number(31.7249)
+    assert "2025-03-01 14:07" == moment("2025-03-01T14:07:59.123456Z")
+    assert "sha256:0123456789ab" == short_digest("sha256:" + "0123456789abcdef" * 4)
+
+
+def test_json_has_null_where_a_number_is_not_finite(capsys):
+    show_json({"psnr": float("inf"), "pair": (1, 2), "text": "ü"})
+
+    assert {"psnr": None, "pair": [1, 2], "text": "ü"} == json.loads(capsys.readouterr().out)
+
+
+def test_a_pipe_gets_tab_separated_lines_without_colour(zoo_run):
+    lines = zoo_run("methods").stdout.splitlines()
+
+    assert ["method", "version"] == lines[0].split("\t")[:2]
+    assert "linear" == lines[1].split("\t")[0]
+    assert "\x1b" not in "".join(lines)
+
+
+def on_a_terminal(*args: str) -> str:
+    """What `zoo ARGS` writes to a terminal 100 columns wide."""
+    main, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from zoo_cli.main import main; main()", *args],
+        stdout=terminal,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "COLUMNS": "100", "TERM": "xterm-256color"},
+    )
+    os.close(terminal)
+    said = b""
+    while True:
+        try:
+            block = os.read(main, 65536)
+        except OSError:  # Linux says EIO when the other end is closed
+            break
+        if not block:
+            break
+        said += block
+    os.close(main)
+    assert 0 == process.wait()
+    return said.decode()
+
+
+def test_a_terminal_gets_a_table_with_a_rule_and_bold_heads_that_fits():
+    said = on_a_terminal("methods")
+
+    assert "━" in said or "─" in said
+    assert "\x1b[1m" in said
+    import re
+
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", said)
+    assert max(len(line.rstrip("\r")) for line in plain.split("\n")) <= 100

@@ -1,0 +1,179 @@
+"""The conformance kit passes sound methods, and catches each breach of the contract."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import pytest
+import torch
+from annotated_types import Interval
+
+import zoo
+from zoo.plugins import load_plugins
+from zoo.testing import CHECKS, MethodConformance, check_method, required_parameters
+
+
+def statuses(method, **options):
+    """Check -> status."""
+    return {o.check: o.status for o in check_method(method, **options)}
+
+
+def failed(method, **options):
+    """Names of the checks that failed."""
+    return {o.check: o.detail for o in check_method(method, **options) if o.status == "failed"}
+
+
+def mean(experts):
+    """The mean."""
+    total = experts[0].clone()
+    for row in experts[1:]:
+        total += row
+    return total / len(experts)
+
+
+class TestLinear(MethodConformance):
+    method = load_plugins().methods["linear"]
+
+
+class TestSlerp(MethodConformance):
+    method = load_plugins().methods["slerp"]
+
+
+class TestTaskArithmetic(MethodConformance):
+    method = load_plugins().methods["task_arithmetic"]
+
+
+class TestTies(MethodConformance):
+    method = load_plugins().methods["ties"]
+
+
+class TestTiesOverTheWholeModel(MethodConformance):
+    method = load_plugins().methods["ties"]
+    parameters = {"trim": "global"}
+
+
+def test_a_sound_method_passes_every_check():
+    sound = zoo.method("sound", version="1.0.0")(mean)
+
+    assert dict.fromkeys(CHECKS, "passed") == statuses(sound)
+
+
+def test_chance_from_torch_itself_is_caught():
+    @zoo.method("chance", version="1.0.0")
+    def chance(experts):
+        """A mean with noise."""
+        return mean(experts) + torch.randn(experts.shape[1]).to(experts)
+
+    assert "determinism" in failed(chance)
+
+
+def test_a_result_that_depends_on_the_chunk_is_caught():
+    @zoo.method("centred", version="1.0.0")
+    def centred(experts):
+        """The mean, without the mean of the chunk."""
+        merged = mean(experts)
+        return merged - merged.mean() if merged.numel() else merged
+
+    assert "chunk equals whole" in failed(centred)
+
+
+def test_a_result_that_depends_on_threads_is_caught():
+    calls = []
+
+    @zoo.method("counting", version="1.0.0")
+    def counting(experts):
+        """The mean, and how often it was called."""
+        calls.append(1)
+        return mean(experts) + len(calls)
+
+    assert {"determinism", "thread count"} <= set(failed(counting))
+
+
+def test_an_undeclared_order_is_caught_and_a_declared_one_is_not():
+    def first(experts):
+        """The first expert."""
+        return experts[0].clone()
+
+    assert "order of experts" in failed(zoo.method("first", version="1.0.0")(first))
+    declared = zoo.method("first", version="1.0.0", ordered=True)(first)
+    assert "skipped" == statuses(declared)["order of experts"]
+
+
+def test_a_method_that_does_not_keep_equal_inputs_is_caught_unless_it_says_why():
+    @zoo.method("doubled", version="1.0.0")
+    def doubled(experts):
+        """Twice the mean."""
+        return mean(experts) * 2
+
+    assert "identity on equal inputs" in failed(doubled)
+    found = {o.check: o for o in check_method(doubled, identity_exempt="it doubles")}
+    assert "it doubles" == found["identity on equal inputs"].detail
+    assert "skipped" == found["identity on equal inputs"].status
+
+
+def test_division_by_a_norm_of_zero_is_caught():
+    @zoo.method("normed", version="1.0.0")
+    def normed(experts):
+        """The mean of directions."""
+        return mean(experts / experts.abs().amax(dim=0)) * experts[0].abs()
+
+    assert "from zero inputs" in failed(normed)["finite output"]
+
+
+def test_a_failure_on_empty_tensors_is_caught():
+    @zoo.method("picky", version="1.0.0")
+    def picky(experts):
+        """The mean, of something."""
+        experts[:, 0]
+        return mean(experts)
+
+    assert "empty and 0-d tensors" in failed(picky)
+
+
+def test_a_missing_docstring_a_bad_version_and_a_mute_parameter_are_caught():
+    @zoo.method("mute", version="1.0.0")
+    def mute(experts, *, scale: float = 1.0):
+        return mean(experts) * scale
+
+    @zoo.method("unhelpful", version="1")
+    def unhelpful(experts):
+        """The mean."""
+        return mean(experts)
+
+    @zoo.method("wordless", version="1.0.0")
+    def wordless(experts, *, scale: float = 1.0):
+        """The mean."""
+        return mean(experts) * scale
+
+    assert "no docstring" in failed(mute)["declaration"]
+    assert "`1` is not of the form" in failed(unhelpful)["declaration"]
+    assert "`scale`" in failed(wordless)["declaration"]
+
+
+def test_values_are_made_up_for_required_parameters():
+    @zoo.method("needy", version="1.0.0")
+    def needy(
+        experts,
+        *,
+        t: Annotated[float, Interval(ge=0, le=1)],
+        k: int,
+        mode: Literal["a", "b"],
+        flag: bool,
+    ):
+        """The mean."""
+        return mean(experts)
+
+    assert {"t": 0.5, "k": 1, "mode": "a", "flag": False} == required_parameters(needy)
+
+
+def test_a_method_that_needs_data_is_skipped_with_the_reason():
+    @zoo.method("learner", version="1.0.0", needs="data")
+    def learner(experts, base, data, device):
+        """Learns."""
+
+    assert {"skipped"} == set(statuses(learner).values())
+
+
+@pytest.mark.parametrize("name", ["linear", "slerp", "task_arithmetic", "ties"])
+def test_the_bundled_methods_pass_what_strangers_must_pass(name):
+    assert {} == failed(load_plugins().methods[name])

@@ -1,0 +1,308 @@
+"""Every hook is called, with the arguments its specification names, in a drop-in plugin."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+import zoo
+from zoo import hookspecs
+from zoo.plugins import load_plugins
+
+HOOKS = sorted(n for n in vars(hookspecs) if n.startswith("zoo_"))
+
+
+@pytest.fixture
+def observed(tmp_path):
+    """What plugins wrote down, one JSON value a line."""
+    log = tmp_path / "observed"
+
+    def read():
+        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+    return log, read
+
+
+@pytest.fixture
+def state(tmp_path):
+    """Writes a checkpoint of one tensor."""
+
+    def write(name, value):
+        import torch
+        from safetensors.torch import save_file
+
+        path = tmp_path / f"{name}.safetensors"
+        save_file({"w": torch.full((3,), float(value))}, path)
+        return path
+
+    return write
+
+
+OBSERVER = """
+    import json
+    import zoo
+
+    def note(*values):
+        with open({log!r}, "a") as log:
+            log.write(json.dumps(values) + "\\n")
+
+    @zoo.hookimpl
+    def {hook}({arguments}):
+        note({values})
+        {more}
+"""
+
+
+def observer(drop_in, log, hook, arguments, values, more="pass"):
+    return drop_in(
+        "observer",
+        OBSERVER.format(log=str(log), hook=hook, arguments=arguments, values=values, more=more),
+    )
+
+
+def merge(registry, **extra):
+    return registry.merge(method="linear", experts=["a", "b"], **{"name": "merged", **extra})
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_each_hook_has_a_test_here_named_after_it(hook):
+    tests = [n for n in vars(sys.modules[__name__]) if n.startswith(f"test_{hook}_")]
+
+    assert tests, f"write test_{hook}_..."
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_each_hook_says_when_it_is_called(hook):
+    assert getattr(hookspecs, hook).__doc__
+
+
+def test_zoo_register_methods_brings_a_method_that_merges(drop_in, tmp_path, state):
+    directory = drop_in(
+        "largest",
+        """
+        import zoo
+
+        @zoo.method("largest", version="1.0.0")
+        def largest(experts):
+            "The largest of each element."
+            return experts.amax(dim=0)
+
+        @zoo.hookimpl
+        def zoo_register_methods(register):
+            register(largest)
+        """,
+    )
+
+    with zoo.open(tmp_path / "r.db", plugins_dirs=[directory]) as registry:
+        registry.register(state("a", 1), name="a")
+        registry.register(state("b", 2), name="b")
+        merged = merge(registry, method="largest")
+        assert registry.get("b").digest == merged.digest
+        run = registry.catalog.run_of(merged.id)
+
+    assert ("largest", "1.0.0", "largest.py") == (run.method, run.method_version, run.plugin)
+
+
+def test_zoo_register_formats_brings_a_format_that_registers(drop_in, tmp_path):
+    directory = drop_in(
+        "lines",
+        """
+        import zoo
+        from zoo.checkpoint import Format, MemoryCheckpoint, Opened
+
+        class Lines(Format):
+            name = "lines"
+
+            def matches(self, path):
+                return path.suffix == ".lines"
+
+            def open(self, path):
+                import torch
+
+                values = torch.tensor([float(x) for x in path.read_text().split()])
+                return MemoryCheckpoint({"w": values}, Opened(str(path)))
+
+        @zoo.hookimpl
+        def zoo_register_formats(register):
+            register(Lines())
+        """,
+    )
+    source = tmp_path / "model.lines"
+    source.write_text("1 2 3")
+
+    with zoo.open(tmp_path / "r.db", plugins_dirs=[directory]) as registry:
+        assert 3 == registry.register(source, name="a").parameters
+
+
+@pytest.mark.parametrize(
+    ("kind", "parent", "body"),
+    [
+        ("metrics", "Metric", "def measure(self, directories): return []"),
+        ("architectures", "Architecture", "def build(self, config): return None"),
+        ("tasks", "Task", "def evaluate(self, module): return []"),
+    ],
+)
+def test_things_are_offered_by_name(kind, parent, body, drop_in, load):
+    plugins = load(
+        drop_in(
+            "offer",
+            f"""
+            import zoo
+
+            class Thing(zoo.{parent}):
+                name = "thing"
+                {body}
+
+            @zoo.hookimpl
+            def zoo_register_{kind}(register):
+                register(Thing())
+            """,
+        )
+    )
+
+    assert [] == plugins.broken
+    assert ["thing"] == list(getattr(plugins, kind))
+    assert "offer" == plugins.provider(kind, "thing")
+
+
+test_zoo_register_metrics_offers_one = test_things_are_offered_by_name
+test_zoo_register_architectures_offers_one = test_things_are_offered_by_name
+test_zoo_register_tasks_offers_one = test_things_are_offered_by_name
+
+
+def test_zoo_register_commands_adds_a_command(drop_in, monkeypatch):
+    from click.testing import CliRunner
+    from zoo_cli.main import cli
+
+    directory = drop_in(
+        "greeting",
+        """
+        import zoo
+
+        @zoo.hookimpl
+        def zoo_register_commands(cli):
+            import click
+
+            @cli.command()
+            def greet():
+                click.echo("hello")
+        """,
+    )
+
+    result = CliRunner().invoke(cli, ["--plugins-dir", str(directory), "greet"])
+
+    assert "hello\n" == result.output
+
+
+def test_zoo_resolve_source_turns_an_id_into_a_path(drop_in, observed, tmp_path, state):
+    log, read = observed
+    path = state("far", 1)
+    directory = observer(
+        drop_in,
+        log,
+        "zoo_resolve_source",
+        "source",
+        "source",
+        f"from pathlib import Path; return Path({str(path)!r}) if 'far:' in source else None",
+    )
+
+    with zoo.open(tmp_path / "r.db", plugins_dirs=[directory]) as registry:
+        version = registry.register("far:away", name="a")
+
+    assert [["far:away"]] == read()
+    assert 3 == version.parameters
+
+
+def test_zoo_before_register_can_refuse_a_source(drop_in, observed, tmp_path, state):
+    log, read = observed
+    directory = observer(
+        drop_in,
+        log,
+        "zoo_before_register",
+        "source, name",
+        "source, name",
+        "if name == 'bad': raise zoo.ZooError('Not in my zoo.')",
+    )
+
+    with zoo.open(tmp_path / "r.db", plugins_dirs=[directory]) as registry:
+        registry.register(state("a", 1), name="a")
+        with pytest.raises(zoo.ZooError, match="Not in my zoo"):
+            registry.register(state("a", 1), name="bad")
+        assert ["a"] == [v.name for v in registry.select()]
+
+    assert ["a", "bad"] == [name for _, name in read()]
+
+
+def test_zoo_after_register_sees_registrations_and_merges(drop_in, observed, tmp_path, state):
+    log, read = observed
+    directory = observer(drop_in, log, "zoo_after_register", "version", "version.ref")
+
+    with zoo.open(tmp_path / "r.db", plugins_dirs=[directory]) as registry:
+        registry.register(state("a", 1), name="a")
+        registry.register(state("b", 2), name="b")
+        merge(registry)
+
+    assert [["a@1"], ["b@1"], ["merged@1"]] == read()
+
+
+def test_zoo_before_merge_can_refuse_and_nothing_is_left(drop_in, observed, tmp_path, state):
+    log, read = observed
+    directory = observer(
+        drop_in,
+        log,
+        "zoo_before_merge",
+        "recipe",
+        "sorted(recipe)",
+        "raise zoo.ZooError('Not today.')",
+    )
+
+    with zoo.open(tmp_path / "r.db", plugins_dirs=[directory]) as registry:
+        registry.register(state("a", 1), name="a")
+        registry.register(state("b", 2), name="b")
+        with pytest.raises(zoo.ZooError, match="Not today"):
+            merge(registry)
+        assert 2 == len(registry.select())
+
+    assert 1 == len(read())
+
+
+def test_zoo_after_merge_gets_the_version_or_none(drop_in, observed, tmp_path, state):
+    log, read = observed
+    directory = observer(
+        drop_in,
+        log,
+        "zoo_after_merge",
+        "version, recipe",
+        "version and version.ref, bool(recipe)",
+    )
+
+    with zoo.open(tmp_path / "r.db", plugins_dirs=[directory]) as registry:
+        registry.register(state("a", 1), name="a")
+        registry.register(state("b", 2), name="b")
+        merge(registry)
+        merge(registry, name=None, out=tmp_path / "out")
+
+    assert [["merged@1", True], [None, True]] == read()
+
+
+def test_an_implementation_may_leave_arguments_out(drop_in, load):
+    plugins = load(
+        drop_in(
+            "brief",
+            """
+            import zoo
+
+            @zoo.hookimpl
+            def zoo_after_merge(version): ...
+            """,
+        )
+    )
+
+    assert [] == plugins.broken
+    plugins.hook.zoo_after_merge(version=None, recipe={})
+
+
+def test_bundled_plugins_need_no_directory():
+    assert "safetensors" in {f.name for f in load_plugins().formats}
