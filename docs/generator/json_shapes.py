@@ -1,0 +1,121 @@
+"""The page on `--json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from generator.markdown import fenced
+
+KEYED_BY_DATA = {"aliases", "metrics", "parameters", "tags", "timings", "methods"}
+"""Maps whose keys are somebody's words, where they are maps."""
+
+
+def json_shapes() -> str:
+    """What `--json` prints, read off a zoo of three tiny models."""
+    parts = [
+        "# JSON",
+        "What each command prints with `--json`, as the types of its values. Errors go to stderr "
+        "as JSON too.",
+    ]
+    for title, values in json_samples().items():
+        parts += [f"## {title}", fenced(shape(values))]
+    return "\n\n".join(parts)
+
+
+def json_samples() -> dict[str, list[Any]]:
+    """Command -> what it printed, once or more often, for three tiny models."""
+    samples: dict[str, list[Any]] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        before = Path.cwd()
+        os.chdir(directory)
+        try:
+            for name, value in (("base", 0.0), ("one", 1.0), ("two", 3.0)):
+                tiny_model(Path(name), value)
+            for line in JSON_COMMANDS.strip().splitlines():
+                title, _, command = (part.strip() for part in line.partition("|"))
+                samples.setdefault(title, []).append(printed_json(shlex.split(command)))
+        finally:
+            os.chdir(before)
+    return samples
+
+
+JSON_COMMANDS = """
+zoo init           | init
+zoo register       | register base --name tiny --kind base --license MIT
+zoo register       | register one --name one --base tiny --task a --phase x --metric accuracy=0.5
+zoo register       | register two --name two --base tiny --tag owner=me
+zoo annotate       | annotate two --metric accuracy=0.25
+zoo alias          | alias one best
+zoo merge          | merge --method linear --where "base = 'tiny'" --base tiny --as mean
+zoo merge --dry-run | merge --method linear --expert one --expert two --as mean --dry-run
+zoo ls             | ls
+zoo show           | show one
+zoo show           | show mean
+zoo lineage        | lineage mean
+zoo verify         | verify mean
+zoo verify         | verify mean --replay
+zoo diff           | diff one two
+zoo path           | path mean
+zoo export         | export mean exported
+zoo query          | query "SELECT name, version FROM versions"
+zoo methods        | methods
+zoo methods NAME   | methods ties
+zoo plugins        | plugins
+zoo plugins new    | plugins new my_method
+zoo plugins check  | plugins check linear
+zoo rm             | rm two
+zoo fsck           | fsck
+zoo gc             | gc
+an error           | show nothing
+"""
+"""Title | command, run in this order; the outputs of one title are shown as one."""
+
+
+def tiny_model(directory: Path, value: float) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    directory.mkdir()
+    save_file({"weight": torch.full((2, 2), value)}, directory / "model.safetensors")
+    (directory / "config.json").write_text('{"model_type": "tiny"}')
+
+
+def printed_json(arguments: list[str]) -> Any:
+    from click.testing import CliRunner
+    from zoo_cli.main import cli as root
+
+    result = CliRunner().invoke(root, [*arguments, "--json"], prog_name="zoo")
+    try:
+        return json.loads(result.stdout or result.stderr)
+    except ValueError:
+        raise RuntimeError(f"zoo {shlex.join(arguments)}: {result.output}") from result.exception
+
+
+def shape(values: list[Any], key: str = "", indent: str = "") -> str:
+    """The types that values of one place have, as JSON with types for values."""
+    words = {str: "text", bool: "true or false", int: "integer", float: "number"}
+    kinds: list[str] = []
+    inner = indent + "  "
+    maps = [v for v in values if isinstance(v, dict)]
+    lists = [v for v in values if isinstance(v, list)]
+    if maps and key in KEYED_BY_DATA:
+        within = [x for m in maps for x in m.values()]
+        kinds.append(f'{{"...": {shape(within, "", inner)}}}' if within else "{}")
+    elif maps:
+        names = list(dict.fromkeys(name for m in maps for name in m))
+        rows = [f'{inner}"{n}": ' + shape([m[n] for m in maps if n in m], n, inner) for n in names]
+        kinds.append("{\n" + ",\n".join(rows) + "\n" + indent + "}" if rows else "{}")
+    if lists:
+        within = [x for v in lists for x in v]
+        kinds.append(f"[{shape(within, '', indent)}, ...]" if within else "[...]")
+    kinds += sorted({words[type(v)] for v in values if type(v) in words})
+    if {"integer", "number"} <= set(kinds):
+        kinds.remove("integer")
+    if None in values:
+        kinds.append("null")
+    return " or ".join(kinds)

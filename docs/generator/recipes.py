@@ -1,0 +1,65 @@
+"""The page on recipes."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Any
+
+from generator.markdown import code, fenced, prose, table
+from generator.methods import bundled_methods
+from generator.source import attributes
+
+
+def recipe() -> str:
+    import dataclasses
+
+    import zoo.mergekit_recipe as mergekit
+    import zoo.recipe as module
+    import zoo.schedule as schedule
+
+    meanings = {name: text for name, _, text in attributes(module.Recipe)}
+    defaults = {f.name: f.default for f in dataclasses.fields(module.Recipe)}
+    keys = [(code(key), scalar(defaults[key]), meanings[key]) for key in module._KEYS]
+    accepted = [
+        (code(method), ", ".join(map(code, names)), settings(mergekit._DEFAULTS.get(method, {})))
+        for method, names in mergekit._PARAMETERS.items()
+    ]
+    return "\n\n".join(
+        [
+            "# Recipes",
+            "## Our form",
+            inspect.cleandoc(module.__doc__ or ""),
+            table(["key", "default", "meaning"], keys),
+            "The language of `select` is that of [Queries](queries.md).",
+            "## Values that vary over a model",
+            inspect.cleandoc(schedule.__doc__ or ""),
+            "## mergekit's form",
+            inspect.cleandoc(mergekit.__doc__ or ""),
+            f"Keys: {', '.join(map(code, mergekit._KEYS))}. "
+            f"Refused, not silently ignored: {', '.join(map(code, mergekit._LATER))}.",
+            table(["merge_method", "parameters", "what is set for it"], accepted),
+            "## The lock",
+            prose(module.lock.__doc__),
+            "It is stored with the run, and its JSON digest is the run's `recipe_digest`. "
+            "For two experts and `linear`:",
+            fenced(json.dumps(example_lock(), indent=2), "json"),
+        ]
+    )
+
+
+def scalar(default: object) -> str:
+    """A default as somebody would write it; nothing for what is required or empty."""
+    return code(default) if isinstance(default, int | float) else ""
+
+
+def settings(values: dict[str, Any]) -> str:
+    return ", ".join(code(f"{k}={str(v).lower()}") for k, v in values.items())
+
+
+def example_lock() -> dict[str, Any]:
+    from zoo.recipe import lock, read_recipe
+
+    linear = next(m for m in bundled_methods() if m.name == "linear")
+    experts = ["sha256:" + digit * 64 for digit in "ab"]
+    return lock(read_recipe({"method": "linear", "experts": ["a", "b"]}), linear, None, experts)
