@@ -5,13 +5,13 @@
 sqlglot parses the text into a tree. We walk the tree, accept the few nodes named here, and build
 SQLAlchemy expressions with bound values. No text of the user ever becomes SQL text.
 
-Names      columns of `COLUMNS`; `tag.owner`, `tag.'any key'`; a metric by its bare name, or
-           `metric.'name'`, `metric.'name'.'split'`
-Tests      = != < <= > >= in, not in, between, like, ilike, is null, is not null, and, or, not
-Values     'text', numbers, true, false; + - * /; lower upper length abs coalesce
-Meaning    as in SQL: a comparison with something absent is neither true nor false, and selects
-           nothing. Division by zero is absent. Text compares by code point. A tag compares as
-           a number with numbers, and as text with text.
+    Names      columns of `COLUMNS`; `tag.owner`, `tag.'any key'`; a metric by its bare name, or
+               `metric.'name'`, `metric.'name'.'split'`
+    Tests      = != < <= > >= in, not in, between, like, ilike, is null, is not null, and, or, not
+    Values     'text', numbers, true, false; + - * /; lower upper length abs coalesce
+    Meaning    as in SQL: a comparison with something absent is neither true nor false, and selects
+               nothing. Division by zero is absent. Text compares by code point. A tag compares as
+               a number with numbers, and as text with text.
 """
 
 from __future__ import annotations
