@@ -26,6 +26,15 @@ def test_every_python_block_is_python(page: Page) -> None:
         compile("\n" * (block.line - 1) + block.text, str(page), "exec")
 
 
+CHECK_ALL = """
+from zoo.testing import check_method
+
+for method in (median, clipped_sum, loud_mean):
+    failed = [outcome for outcome in check_method(method) if outcome.status == "failed"]
+    assert not failed, (method.name, failed)
+"""
+
+
 def test_the_how_to_on_methods_works_as_written(tmp_path: Path) -> None:
     page = Page(DOCS / "how-to/write-a-method.md")
     plugin, *later = [block.text for block in page.blocks("python")]
@@ -33,7 +42,7 @@ def test_the_how_to_on_methods_works_as_written(tmp_path: Path) -> None:
     directory.mkdir()
     (directory / "median.py").write_text(plugin, encoding="utf-8")
     script = tmp_path / "script.py"
-    script.write_text("\n".join([plugin, *later]), encoding="utf-8")
+    script.write_text("\n".join([plugin, *later, CHECK_ALL]), encoding="utf-8")
 
     shown = run("zoo --plugins-dir my-plugins methods median", tmp_path)
     checked = run("zoo --plugins-dir my-plugins plugins check median", tmp_path)
