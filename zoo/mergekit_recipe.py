@@ -8,11 +8,14 @@ float32 where mergekit computes in the tensors' own type.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InvalidRecipe
 from zoo.recipe import Expert, Recipe, mapping, output_dtype, refuse_unknown, sequence
 from zoo.schedule import Value, is_rules
+
+if TYPE_CHECKING:
+    from zoo.contract import Method
 
 _KEYS = ("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "name")
 _LATER = ("modules", "tokenizer", "tokenizer_source", "chat_template")
@@ -38,22 +41,11 @@ _PARAMETERS: dict[str, dict[str, str | None]] = {
         "rescale": None,
     },
 }
-_DEFAULTS: dict[str, dict[str, Value]] = {
-    "linear": {"normalize": True},
-    "task_arithmetic": {"lambda": 1.0, "normalize": False},
-    "ties": {
-        "density": 1.0,
-        "lambda": 1.0,
-        "merge": "mean",
-        "scope": "tensor",
-        "zero_sign": "positive",
-    },
-}
-
-
-def read_mergekit(document: Mapping[str, Any]) -> Recipe:
+def read_mergekit(document: Mapping[str, Any], methods: Mapping[str, Method]) -> Recipe:
     """Translate a mergekit document.
 
+    Args:
+        methods: the methods there are, whose `mergekit` parameters say what mergekit means.
     Raises:
         InvalidRecipe: a key or a value that mergekit has and we do not yet, or that neither has.
     """
@@ -75,12 +67,13 @@ def read_mergekit(document: Mapping[str, Any]) -> Recipe:
             did_you_mean(str(name), tuple(_PARAMETERS)),
             method=name,
         )
+    method = methods[name]
     entries, layers = _models(document)
     base = document.get("base_model")
     if base is not None:
         base = _path(base)
     parameters, notes = _translate(name, mapping(document.get("parameters", {}), "parameters"))
-    parameters = {**_DEFAULTS.get(name, {}), **parameters}
+    parameters = {**method.mergekit, **parameters}
     experts = []
     for entry in entries:
         refuse_unknown(entry, _MODEL_KEYS, "a model")

@@ -84,9 +84,13 @@ _KEYS = ("method", "base", "experts", "select", "parameters", "seed", "dtype", "
 _SELECT_KEYS = ("where", "order_by", "limit")
 
 
-def read_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
+def read_recipe(
+    source: str | Path | Mapping[str, Any], methods: Mapping[str, Method]
+) -> Recipe:
     """Read a recipe in either form.
 
+    Args:
+        methods: the methods there are, by name.
     Raises:
         InvalidRecipe: no such file, not YAML, unknown key, wrong kind of value; says which.
     """
@@ -94,7 +98,7 @@ def read_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
     if "merge_method" in document:
         from zoo.mergekit_recipe import read_mergekit
 
-        return read_mergekit(document)
+        return read_mergekit(document, methods)
     refuse_unknown(document, _KEYS, "recipe")
     if not isinstance(document.get("method"), str):
         raise InvalidRecipe("The recipe names no method.", how="Add `method: NAME`.")

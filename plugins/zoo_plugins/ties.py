@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 
 
 def _statistics(p: Any, experts: int) -> Sequence[Statistic]:
-    inclusive = p.trim == "kth_value_inclusive"
     passes: list[Statistic] = [
-        Magnitudes(p.density, "model" if p.scope == "global" else "tensor", extra=int(inclusive))
+        Magnitudes(
+            p.density,
+            "model" if p.scope == "global" else "tensor",
+            inclusive=p.trim == "kth_value_inclusive",
+            least=int(p.trim == "at_least_one"),
+        )
     ]
     if p.zero_sign == "majority":
         passes.append(Majority())
@@ -49,7 +53,12 @@ def _no_majority(p: Any, experts: int) -> str | None:
     statistics=_statistics,
     shortcut=_trivial,
     check=_no_majority,
-    mergekit={"density": 1.0, "scope": "tensor", "zero_sign": "positive", "merge": "mean"},
+    mergekit={
+        "density": 1.0,
+        "scope": "tensor",
+        "trim": "at_least_one",
+        "zero_sign": "positive",
+    },
 )
 def ties(
     deltas: torch.Tensor,
@@ -62,7 +71,8 @@ def ties(
         "global"
     ),
     trim: Annotated[
-        Literal["exact", "kth_value_inclusive"], "keep floor(K D) entries, or the authors' one more"
+        Literal["exact", "kth_value_inclusive", "at_least_one"],
+        "keep floor(K D) entries; the authors' code keeps one more, mergekit's at least one",
     ] = "exact",
     zero_sign: Annotated[
         Literal["majority", "positive"], "sign of an entry whose sum is exactly zero"

@@ -94,7 +94,8 @@ class Magnitudes(Statistic):
     Args:
         density: fraction of entries kept, one per expert, dimensionless.
         scope: `model` takes one cut over all merged tensors, `tensor` one for each.
-        extra: entries kept beyond floor(density * total): 1 is what the authors' code does.
+        inclusive: keep one entry more, and all that equal it, as the authors' code does.
+        least: fewest entries kept: 1 is what mergekit does.
     Cost: one sampled and one full pass; two full ones when many entries tie unexpectedly.
         O(2^20) memory per expert.
     """
@@ -102,11 +103,16 @@ class Magnitudes(Statistic):
     name = "cut"
 
     def __init__(
-        self, density: list[float], scope: Literal["model", "tensor"], extra: int = 0
+        self,
+        density: list[float],
+        scope: Literal["model", "tensor"],
+        inclusive: bool = False,
+        least: int = 0,
     ) -> None:
         self.scope = scope
         self._density = density
-        self._extra = extra
+        self._inclusive = inclusive
+        self._least = least
         self._phase: Literal["sample", "select", "equal"] = "sample"
         self._brackets = [_Bracket() for _ in density]
         self._lock = threading.Lock()
@@ -188,7 +194,7 @@ class Magnitudes(Statistic):
     def _keep(self, expert: int) -> int:
         if self._density[expert] >= 1:
             return self.elements
-        return int(self._density[expert] * self.elements) + self._extra
+        return max(self._least, int(self._density[expert] * self.elements) + self._inclusive)
 
     def _locate(self, bracket: _Bracket, keep: int, seen: list[_Seen]) -> bool:
         """Set the guess to the cut and count what lies above it; False: look again, elsewhere."""
@@ -234,7 +240,8 @@ class Magnitudes(Statistic):
         bracket = self._brackets[expert]
         pattern = np.int32 if self._float is np.float32 else np.int64
         magnitude = float(np.asarray(bracket.guess, pattern).view(self._float))
-        return Cut(magnitude, keep - bracket.above, before)
+        equals = self.elements if self._inclusive else keep - bracket.above
+        return Cut(magnitude, equals, before)
 
 
 def _from_sample(bracket: _Bracket, density: float) -> None:

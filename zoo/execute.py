@@ -1,0 +1,588 @@
+"""The engine: streams tensors through a method, on threads, within a memory budget.
+
+One tensor is the work of one thread from its first chunk to its last, so every reduction happens in
+one order and the digest grows as the bytes are made. Threads take tensors, largest first. Nothing
+depends on which thread takes what, or when.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from zoo.checkpoint import TensorInfo
+from zoo.contract import AGAIN, Chunk, Statistic
+from zoo.digest import PREFIX, tensor_hasher
+from zoo.dtypes import DTYPES, torch_dtype
+from zoo.errors import GateFailed, IncompatibleModels, PluginError
+from zoo.plan import BASE, Model, Plan, Task, block_chunks
+from zoo.progress import NoProgress, Progress
+from zoo.random import Random
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Sink(Protocol):
+    """Where merged bytes go. Called from many threads, for different tensors."""
+
+    def write(self, info: TensorInfo, start: int, data: memoryview) -> None:
+        """Bytes of a tensor from byte `start` on; in order within one tensor."""
+
+    def finished(self, info: TensorInfo, digest: str) -> None:
+        """All bytes of a tensor were written, and this is their digest."""
+
+
+class Discard:
+    """A sink for those who want digests only."""
+
+    def write(self, info: TensorInfo, start: int, data: memoryview) -> None:
+        pass
+
+    def finished(self, info: TensorInfo, digest: str) -> None:
+        pass
+
+
+def execute(
+    plan: Plan,
+    experts: Sequence[Model],
+    base: Model | None,
+    sink: Sink,
+    *,
+    memory: int,
+    threads: int,
+    device: str = "cpu",
+    only: Iterable[str] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, str]:
+    """Carry out a plan and return the digest of each tensor.
+
+    Args:
+        memory: budget in bytes for the whole process.
+        only: names of the tensors to make; statistics still see the whole model.
+    Raises:
+        GateFailed: an input or a result is not finite, or a norm ran away; names the tensor.
+    """
+    wanted = set(only) if only is not None else None
+    tasks = [t for t in plan.tasks if wanted is None or t.info.name in wanted]
+    run = _Run(plan, experts, base, sink, memory, threads, device, progress or NoProgress())
+    with _single_threaded_torch():
+        return run.all(tasks)
+
+
+@contextmanager
+def _single_threaded_torch() -> Iterator[None]:
+    """Our threads are the parallelism; torch's own would split reductions by their number."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Run:
+    def __init__(
+        self,
+        plan: Plan,
+        experts: Sequence[Model],
+        base: Model | None,
+        sink: Sink,
+        memory: int,
+        threads: int,
+        device: str,
+        progress: Progress,
+    ) -> None:
+        self.plan = plan
+        self.method = plan.method
+        self.experts = experts
+        self.base = base
+        self.models = [*experts, *([base] if base else [])]
+        self.sink = sink
+        self.threads = threads
+        self.device = device
+        self.progress = progress
+        self.chunk = int(plan.lock["chunk"])
+        self.blocks = block_chunks(memory, threads)
+        self.stats: dict[str, Any] = {}
+        self.stop = threading.Event()
+        self.admission = _Admission(memory, plan)
+        self.local = threading.local()
+
+    def all(self, tasks: Sequence[Task]) -> dict[str, str]:
+        merged = [t for t in tasks if t.source is None]
+        self.progress.start(self.plan.bytes_read, "merge")
+        try:
+            if merged and self.method.statistics is not None:
+                self._model_statistics()
+            digests = {}
+            if merged and self.method.needs in ("model", "data"):
+                digests = self._whole_model(merged)
+                tasks = [t for t in tasks if t.source is not None]
+            return digests | dict(self._map(self._make, tasks))
+        finally:
+            self.progress.done()
+
+    # Threads
+
+    def _map(self, work: Callable[[Task], Any], tasks: Sequence[Task]) -> list[tuple[str, Any]]:
+        """Do the work for each task, largest first; the first failure stops the rest."""
+        ordered = sorted(tasks, key=lambda t: (-t.info.nbytes, t.info.name))
+
+        def guarded(task: Task) -> tuple[str, Any]:
+            if self.stop.is_set():
+                raise _Stopped
+            with self.admission.of(task):
+                return task.info.name, work(task)
+
+        with ThreadPoolExecutor(self.threads, "zoo-merge") as pool:
+            futures = [pool.submit(guarded, t) for t in ordered]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                if any(f.done() and not f.cancelled() and f.exception() for f in futures):
+                    self.stop.set()
+        failures = [e for f in futures if (e := f.exception()) and not isinstance(e, _Stopped)]
+        if failures:
+            raise failures[0]
+        return sorted(f.result() for f in futures)
+
+    # Statistics
+
+    def _model_statistics(self) -> None:
+        """Statistics of the whole model: every pass reads all merged tensors, tied ones once."""
+        assert self.method.statistics is not None
+        tasks = [t for t in self.plan.merged if t.alias_of is None]
+        every = self._parameters()
+        for statistic in self.method.statistics(every, len(self.experts)):
+            if statistic.scope != "model":
+                continue
+            statistic.elements = sum(t.info.elements for t in tasks)
+            self.stats[statistic.name] = self._until_known(statistic, tasks, self.stats)
+
+    def _parameters(self) -> Any:
+        """Parameters for what concerns the whole model: those of the first merged tensor."""
+        return self.plan.merged[0].parameters
+
+    def _until_known(
+        self, statistic: Statistic, tasks: Sequence[Task], stats: Mapping[str, Any]
+    ) -> Any:
+        while True:
+            states = self._map(lambda t: self._reduce(statistic, t, stats), tasks)
+            value = statistic.finish(dict(states))
+            if value is not AGAIN:
+                return value
+
+    def _reduce(self, statistic: Statistic, task: Task, stats: Mapping[str, Any]) -> Any:
+        state = statistic.start(task.info.name, task.info.shape, task.parameters)
+        for chunk, models, base in self._chunks(task, statistic.wants):
+            statistic.add(state, models, base, chunk, stats)
+        return state
+
+    def _tensor_statistics(self, task: Task) -> dict[str, Any]:
+        if self.method.statistics is None:
+            return {}
+        found = dict(self.stats)
+        for statistic in self.method.statistics(task.parameters, len(self.experts)):
+            if statistic.scope == "tensor":
+                statistic.elements = task.info.elements
+                while True:
+                    state = self._reduce(statistic, task, found)
+                    value = statistic.finish({task.info.name: state})
+                    if value is not AGAIN:
+                        found[statistic.name] = value
+                        break
+        return found
+
+    # One tensor
+
+    def _make(self, task: Task) -> str:
+        writer = _Writer(task.info, self.sink)
+        if task.source is not None and not DTYPES[task.info.dtype].merges:
+            self._carry(task, writer)
+        elif task.source is not None:
+            model = self._model(task.source)
+            gate = _Gate(task.info, [model], math.inf)
+            for _, values in self._read(task, [model], gate=gate):
+                writer.write(values[0])
+        elif self.method.needs == "tensor":
+            self._whole_tensor(task, writer)
+        else:
+            self._stream(task, writer)
+        return writer.close()
+
+    def _stream(self, task: Task, writer: _Writer) -> None:
+        stats = self._tensor_statistics(task)
+        gate = _Gate(task.info, self.models, float(self.plan.lock["max_norm_drift"]))
+        options = self._options(task)
+        for chunk, models, base in self._chunks(task, gate=gate):
+            result = self._call(task, chunk, models, base, stats, options)
+            gate.output(result)
+            writer.write(result)
+        gate.close()
+
+    def _whole_tensor(self, task: Task, writer: _Writer) -> None:
+        import torch
+
+        n = task.info.elements
+        gate = _Gate(task.info, self.models, float(self.plan.lock["max_norm_drift"]))
+        parts = list(self._chunks(task, gate=gate, copy=True))
+        if parts:
+            models = torch.cat([m for _, m, _ in parts], dim=1)
+            base = torch.cat([b for _, _, b in parts if b is not None]) if self.base else None
+        else:
+            models = torch.empty(len(self.experts), 0, device=self.device)
+            base = torch.empty(0, device=self.device) if self.base else None
+        del parts
+        shape = task.info.shape
+        whole = Chunk(task.info.name, shape, 0, n, 0, 1)
+        result = self._call(
+            task,
+            whole,
+            models.reshape(len(self.experts), *shape),
+            None if base is None else base.reshape(shape),
+            {},
+            self._options(task),
+        )
+        gate.output(result)
+        gate.close()
+        for start in range(0, n, self.chunk):
+            writer.write(result.reshape(-1)[start : start + self.chunk])
+
+    def _call(
+        self,
+        task: Task,
+        chunk: Chunk,
+        models: torch.Tensor,
+        base: torch.Tensor | None,
+        stats: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> torch.Tensor:
+        """The method's function on one chunk; in delta space the base is added here."""
+        extra: dict[str, Any] = {}
+        if "stats" in self.method.injected:
+            extra["stats"] = stats
+        if "chunk" in self.method.injected:
+            extra["chunk"] = chunk
+        if "random" in self.method.injected:
+            digests = [m.digest for m in self.experts]
+            name = task.alias_of or task.info.name
+            seed = int(self.plan.lock["seed"])
+            extra["random"] = Random(seed, name, digests, chunk.start, chunk.stop - chunk.start)
+        arguments = (models, base) if self.method.takes_base else (models,)
+        result: torch.Tensor = self.method.function(*arguments, **options, **extra)
+        expected = models.shape[1:]
+        if result.shape != expected:
+            raise PluginError(
+                f"Method `{self.method.name}` returned shape {tuple(result.shape)} for tensor "
+                f"`{task.info.name}`, expected {tuple(expected)}.",
+                method=self.method.name,
+                tensor=task.info.name,
+            )
+        if self.method.space == "delta":
+            assert base is not None
+            result = result.add_(base) if result.is_contiguous() else result + base
+        if task.info.name.endswith("running_var"):
+            result = result.clamp_min(0)  # a variance; extrapolation can make it negative
+        return result
+
+    def _options(self, task: Task) -> dict[str, Any]:
+        return {name: getattr(task.parameters, name) for name in type(task.parameters).model_fields}
+
+    # Whole models
+
+    def _whole_model(self, merged: Sequence[Task]) -> dict[str, str]:
+        """Methods that see whole models give tensors one by one, in any order, each once."""
+        due = {t.info.name: t for t in merged}
+        digests: dict[str, str] = {}
+        for name, value in self._given(merged[0]):
+            task = due.pop(name, None)
+            if task is None or tuple(value.shape) != task.info.shape:
+                raise PluginError(
+                    f"Method `{self.method.name}` gave tensor `{name}` of shape "
+                    f"{tuple(value.shape)}, which is not one that was due.",
+                    method=self.method.name,
+                    tensor=name,
+                )
+            # The method read the inputs itself, so only the finiteness of its result is checked.
+            gate = _Gate(task.info, [], math.inf)
+            flat = value.detach().reshape(-1)
+            gate.output(flat)
+            writer = _Writer(task.info, self.sink)
+            for start in range(0, task.info.elements, self.chunk):
+                writer.write(flat[start : start + self.chunk])
+            digests[name] = writer.close()
+        if due:
+            raise PluginError(
+                f"Method `{self.method.name}` left out {len(due)} tensors, first `{min(due)}`.",
+                method=self.method.name,
+            )
+        return digests
+
+    def _given(self, task: Task) -> Iterator[tuple[str, torch.Tensor]]:
+        if self.method.needs == "data":
+            raise IncompatibleModels(
+                f"Method `{self.method.name}` needs runnable models and data,",
+                "which a recipe cannot name yet.",
+                f"Call it from Python: `zoo.in_memory.merge_modules('{self.method.name}', ...)`.",
+                problems=["data"],
+            )
+        experts = [m.checkpoint for m in self.experts]
+        arguments: list[Any] = [experts]
+        if self.method.takes_base:
+            arguments.append(self.base.checkpoint if self.base else None)
+        yield from self.method.function(*arguments, **self._options(task))
+
+    # Reading
+
+    def _model(self, index: int) -> Model:
+        if index == BASE:
+            assert self.base is not None
+            return self.base
+        return self.experts[index]
+
+    def _chunks(
+        self,
+        task: Task,
+        wants: Callable[[Chunk], bool] | None = None,
+        gate: _Gate | None = None,
+        copy: bool = False,
+    ) -> Iterator[tuple[Chunk, torch.Tensor, torch.Tensor | None]]:
+        """(chunk, experts or deltas (e, n), base (n,) or None), in buffers that are reused."""
+        for chunk, values in self._read(task, self.models, wants, gate):
+            models = values[: len(self.experts)]
+            base = values[len(self.experts)] if self.base else None
+            if self.method.space == "delta":
+                assert base is not None
+                models.sub_(base)
+            yield chunk, models.clone() if copy else models, base.clone() if copy and self.base else base  # type: ignore[union-attr]
+
+    def _read(
+        self,
+        task: Task,
+        models: Sequence[Model],
+        wants: Callable[[Chunk], bool] | None = None,
+        gate: _Gate | None = None,
+    ) -> Iterator[tuple[Chunk, torch.Tensor]]:
+        """Chunks of one tensor of several models, shape (m, n), upcast; blocks are read ahead of
+        chunks because a large read costs less per byte, and small chunks stay in cache."""
+        import torch
+
+        name, n = task.info.name, task.info.elements
+        infos = [m.checkpoint.tensors[name] for m in models]
+        wide = any(i.dtype == "F64" for i in infos)
+        buffers = self._buffers()
+        work = buffers.work(len(models), min(self.chunk, max(n, 1)), wide, self.device)
+        count = -(-n // self.chunk)
+        per_block = self.chunk * self.blocks
+        for block in range(0, n, per_block):
+            chunks = [
+                Chunk(name, task.info.shape, at, min(at + self.chunk, n), at // self.chunk, count)
+                for at in range(block, min(block + per_block, n), self.chunk)
+            ]
+            chunks = [c for c in chunks if wants is None or wants(c)]
+            if not chunks:
+                continue
+            if self.stop.is_set():
+                raise _Stopped
+            first, last = chunks[0].start, chunks[-1].stop
+            raws = []
+            for i, (model, info) in enumerate(zip(models, infos, strict=True)):
+                width = DTYPES[info.dtype].bits // 8
+                view = buffers.raw(i, (last - first) * width)
+                model.checkpoint.read_into(name, first * width, view)
+                raws.append(torch.frombuffer(view, dtype=torch_dtype(info.dtype)))
+                self.progress.advance(len(view))
+            for chunk in chunks:
+                size = chunk.stop - chunk.start
+                values = work[: len(models) * size].view(len(models), size)
+                for row, raw in zip(values, raws, strict=True):
+                    row.copy_(raw[chunk.start - first : chunk.stop - first])
+                if gate is not None:
+                    gate.inputs(values)
+                yield chunk, values
+
+    def _carry(self, task: Task, writer: _Writer) -> None:
+        """Bytes of a tensor that does not merge, as they are."""
+        assert task.source is not None
+        checkpoint = self._model(task.source).checkpoint
+        step = 4 << 20
+        for start in range(0, task.info.nbytes, step):
+            view = self._buffers().raw(0, min(step, task.info.nbytes - start))
+            checkpoint.read_into(task.info.name, start, view)
+            writer.write_raw(view)
+            self.progress.advance(len(view))
+
+    def _buffers(self) -> _Buffers:
+        found: _Buffers | None = getattr(self.local, "buffers", None)
+        if found is None:
+            found = self.local.buffers = _Buffers()
+        return found
+
+
+class _Stopped(Exception):
+    """Another thread failed; this one ends quietly."""
+
+
+class _Buffers:
+    """One thread's memory, kept between tensors."""
+
+    def __init__(self) -> None:
+        self._raw: dict[int, bytearray] = {}
+        self._work: dict[bool, torch.Tensor] = {}
+
+    def raw(self, index: int, size: int) -> memoryview:
+        held = self._raw.get(index)
+        if held is None or len(held) < size:
+            held = self._raw[index] = bytearray(size)
+        return memoryview(held)[:size]
+
+    def work(self, models: int, chunk: int, wide: bool, device: str) -> torch.Tensor:
+        import torch
+
+        held = self._work.get(wide)
+        if held is None or held.numel() < models * chunk:
+            dtype = torch.float64 if wide else torch.float32
+            held = self._work[wide] = torch.empty(models * chunk, dtype=dtype, device=device)
+        return held
+
+
+class _Admission:
+    """Lets whole-tensor work start only while the tensors in memory fit the budget."""
+
+    def __init__(self, memory: int, plan: Plan) -> None:
+        from zoo.plan import RUNTIME_BYTES
+
+        self._whole = plan.method.needs == "tensor"
+        self._free = max(memory - RUNTIME_BYTES, plan.largest_working_set)
+        self._models = len(plan.lock["experts"]) + (plan.lock["base"] is not None)
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def of(self, task: Task) -> Iterator[None]:
+        from zoo.plan import _working_set
+
+        size = _working_set(task, self._models) if self._whole and task.source is None else 0
+        with self._changed:
+            self._changed.wait_for(lambda: size <= self._free)
+            self._free -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += size
+                self._changed.notify_all()
+
+
+class _Writer:
+    """Casts one tensor's values, hashes them and hands them on."""
+
+    def __init__(self, info: TensorInfo, sink: Sink) -> None:
+        self._info = info
+        self._sink = sink
+        self._hash = tensor_hasher(info.dtype, info.shape)
+        self._at = 0
+        self._out: bytearray = bytearray()
+
+    def write(self, values: torch.Tensor) -> None:
+        import torch
+
+        dtype = torch_dtype(self._info.dtype)
+        size = values.numel() * DTYPES[self._info.dtype].bits // 8
+        if len(self._out) < size:
+            self._out = bytearray(size)
+        view = memoryview(self._out)[:size]
+        if size:
+            out = torch.frombuffer(view, dtype=dtype)
+            out.copy_(values.reshape(-1))
+            if self._info.dtype in _NARROW:
+                _refuse_overflow(self._info, out, values)
+        self.write_raw(view)
+
+    def write_raw(self, view: memoryview) -> None:
+        self._hash.update(view)
+        self._sink.write(self._info, self._at, view)
+        self._at += len(view)
+
+    def close(self) -> str:
+        digest = PREFIX + self._hash.hexdigest()
+        self._sink.finished(self._info, digest)
+        return digest
+
+
+_NARROW = ("F16", "F8_E4M3", "F8_E5M2")
+"""Types that finite float32 values can overflow."""
+
+
+def _refuse_overflow(info: TensorInfo, out: torch.Tensor, values: torch.Tensor) -> None:
+    import torch
+
+    if not bool(torch.isfinite(out.float()).all()):
+        raise GateFailed(
+            f"Tensor `{info.name}` does not fit in {info.dtype}:",
+            f"its largest magnitude is {float(values.abs().max()):g}.",
+            "Choose a wider type, for example `dtype: bfloat16`.",
+            tensor=info.name,
+        )
+
+
+class _Gate:
+    """Checks on one tensor's inputs and output: finite, and a norm that did not run away.
+
+    <x, x> is not finite if any entry is not, so one product serves both checks; it is summed in
+    float32 and never part of the result.
+    """
+
+    def __init__(self, info: TensorInfo, models: Sequence[Model], bound: float) -> None:
+        self._info = info
+        self._models = models
+        self._bound = bound
+        self._inputs = [0.0] * len(models)
+        self._output = 0.0
+
+    def inputs(self, values: torch.Tensor) -> None:
+        for i, row in enumerate(values):
+            square = float(row.dot(row))
+            if not math.isfinite(square):
+                self._refuse_if_not_finite(row, f"`{self._models[i].label}` has")
+                square = float(row.double().dot(row.double()))
+            self._inputs[i] += square
+
+    def output(self, values: torch.Tensor) -> None:
+        flat = values.reshape(-1)
+        square = float(flat.dot(flat))
+        if not math.isfinite(square):
+            self._refuse_if_not_finite(flat, "The merge made")
+            square = float(flat.double().dot(flat.double()))
+        self._output += square
+
+    def close(self) -> None:
+        largest = max(self._inputs, default=0.0)
+        if self._output > self._bound**2 * largest and largest > 0:
+            raise GateFailed(
+                f"The norm of tensor `{self._info.name}` ran away:",
+                f"{math.sqrt(self._output):.3g}, where the largest input has "
+                f"{math.sqrt(largest):.3g}.",
+                "Lower the scale, or set `max_norm_drift` in the recipe if this is meant.",
+                tensor=self._info.name,
+            )
+
+    def _refuse_if_not_finite(self, values: torch.Tensor, who: str) -> None:
+        import torch
+
+        bad = int((~torch.isfinite(values)).sum())
+        if bad:
+            raise GateFailed(
+                f"{who} {bad} values that are not finite (NaN or infinite) in tensor "
+                f"`{self._info.name}`.",
+                "A merge of them would be worthless.",
+                "Find out where they come from; nothing was published.",
+                tensor=self._info.name,
+                count=bad,
+            )

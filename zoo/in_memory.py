@@ -1,0 +1,110 @@
+"""Merge tensors that are already in memory, without a registry: the same engine, the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from zoo.contract import CHUNK, Method
+
+if TYPE_CHECKING:
+    import torch
+
+    from zoo.checkpoint import TensorInfo
+
+    State = Mapping[str, torch.Tensor]
+
+
+def merge(
+    method: str | Method,
+    experts: Sequence[State],
+    *,
+    base: State | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    dtype: str | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    device: str = "cpu",
+    chunk: int = CHUNK,
+) -> dict[str, torch.Tensor]:
+    """Merge state dicts and return a new one; the inputs are left as they are.
+
+    Args:
+        method: a name, or a `Method` of your own.
+        experts: state dicts with equal names and shapes.
+        base: the state dict the experts were fine-tuned from, where the method needs it.
+        parameters: the method's options by public name; see `zoo methods NAME`.
+        dtype: type of the result; that of the base, or of the first expert, by default.
+        chunk: elements per chunk. Part of the result of methods that sum; leave it alone.
+    Returns:
+        Name -> tensor, names ascending, on the CPU.
+    Raises:
+        InvalidRecipe, IncompatibleModels, GateFailed
+    """
+    from zoo.execute import execute
+    from zoo.plan import plan
+    from zoo.recipe import Expert, Recipe, lock, output_dtype
+    from zoo.units import parse_bytes
+
+    known = method if isinstance(method, Method) else _bundled(method)
+    recipe = Recipe(
+        known.name,
+        tuple(Expert(f"expert {i}") for i in range(len(experts))),
+        parameters=dict(parameters or {}),
+        seed=seed,
+        dtype=None if dtype is None else output_dtype(dtype),
+    )
+    models = [_model(f"expert {i}", state) for i, state in enumerate(experts)]
+    origin = _model("base", base) if base is not None else None
+    resolved = lock(recipe, known, origin.digest if origin else None, [m.digest for m in models])
+    resolved["chunk"] = chunk
+    memory = parse_bytes("1TiB")  # the caller's tensors are in memory already
+    work = plan(known, resolved, models, origin, memory=memory, threads=threads)
+    sink = _Tensors()
+    execute(work, models, origin, sink, memory=memory, threads=threads, device=device)
+    return {t.info.name: sink.made[t.info.name] for t in work.tasks}
+
+
+class _Tensors:
+    """Collects what the engine makes."""
+
+    def __init__(self) -> None:
+        self.made: dict[str, torch.Tensor] = {}
+        self._bytes: dict[str, memoryview] = {}
+
+    def write(self, info: TensorInfo, start: int, data: memoryview) -> None:
+        if info.name not in self._bytes:
+            self._bytes[info.name] = memoryview(bytearray(info.nbytes))
+        self._bytes[info.name][start : start + len(data)] = data
+
+    def finished(self, info: TensorInfo, digest: str) -> None:
+        import torch
+
+        from zoo.dtypes import torch_dtype
+
+        dtype = torch_dtype(info.dtype)
+        data = self._bytes.pop(info.name, None)
+        flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        self.made[info.name] = flat.reshape(info.shape)
+
+
+def _model(label: str, state: State) -> Any:
+    from zoo.checkpoint import MemoryCheckpoint
+    from zoo.digest import tensor_digest, weights_digest
+    from zoo.plan import Model
+
+    checkpoint = MemoryCheckpoint(state)
+    pairs = []
+    for name, info in checkpoint.tensors.items():
+        data = memoryview(bytearray(info.nbytes))
+        if data:
+            checkpoint.read_into(name, 0, data)
+        pairs.append((name, tensor_digest(info.dtype, info.shape, data)))
+    return Model(label, weights_digest(pairs), checkpoint)
+
+
+def _bundled(name: str) -> Method:
+    """A method by name, from all installed plugins."""
+    from zoo.plugins import load_plugins
+
+    return load_plugins().method(name)

@@ -1,0 +1,325 @@
+"""From a lock and opened models to tasks, with every problem found before a byte is read.
+
+Only headers are looked at. The plan also predicts what the merge will cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from zoo.checkpoint import Checkpoint, TensorInfo
+from zoo.dtypes import DTYPES
+from zoo.errors import IncompatibleModels, InvalidRecipe
+from zoo.recipe import parameters_at
+from zoo.schedule import depths, layer_count
+
+if TYPE_CHECKING:
+    from zoo.contract import Method
+
+BASE = -1
+"""Index of the base among the models, where experts are 0, 1, ..."""
+MOST_NAMED = 8
+"""Tensors a problem lists by name; it counts the rest."""
+RUNTIME_BYTES = 420 << 20
+"""Resident memory of Python with torch loaded, measured; part of every prediction."""
+BYTES_PER_SECOND = 1.5e9
+"""What one pass over cached inputs moves on two cores, roughly; for the prediction only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One input, opened."""
+
+    label: str
+    """Reference or path, for messages."""
+    digest: str
+    """Weights digest."""
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One tensor of the output."""
+
+    info: TensorInfo
+    """Name, type and shape as they will be written."""
+    source: int | None
+    """Index of the model whose tensor it is, or None when the method computes it."""
+    parameters: Any = None
+    """The method's parameters for this tensor."""
+    alias_of: str | None = None
+    """The tensor this one is tied to: it is merged alike, and counted once in statistics."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything the engine needs, and what it will cost."""
+
+    method: Method
+    lock: Mapping[str, Any]
+    tasks: tuple[Task, ...]
+    """Tensor names ascending."""
+    passes: int
+    """Times the merged tensors are read, at most."""
+    bytes_read: int
+    bytes_written: int
+    peak_memory: int
+    """Predicted resident bytes, the interpreter included."""
+    largest_working_set: int
+    """Bytes one thread needs at most, for methods that see whole tensors; 0 for the others."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def merged(self) -> tuple[Task, ...]:
+        """Tasks the method computes."""
+        return tuple(t for t in self.tasks if t.source is None)
+
+    @property
+    def seconds(self) -> float:
+        """Rough prediction."""
+        return 2.0 + (self.bytes_read + self.bytes_written) / BYTES_PER_SECOND
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "recipe": dict(self.lock),
+            "tensors": len(self.tasks),
+            "merged": len(self.merged),
+            "carried": len(self.tasks) - len(self.merged),
+            "bytes_read": self.bytes_read,
+            "bytes_written": self.bytes_written,
+            "peak_memory": self.peak_memory,
+            "seconds": round(self.seconds, 1),
+            "notes": list(self.notes),
+        }
+
+
+@dataclass
+class _Findings:
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def plan(
+    method: Method,
+    lock: Mapping[str, Any],
+    experts: Sequence[Model],
+    base: Model | None,
+    *,
+    memory: int,
+    threads: int,
+    layers: int | None = None,
+    notes: Sequence[str] = (),
+) -> Plan:
+    """Check the models against each other and the method, and lay out the work.
+
+    Args:
+        memory: budget in bytes for the whole process.
+        layers: number of layers the recipe claims to cover, to be checked.
+    Raises:
+        IncompatibleModels: `problems` lists all that is wrong.
+        InvalidRecipe: a parameter is out of range for some tensor.
+    """
+    found = _Findings(notes=list(notes))
+    _check_inputs(method, experts, base, found)
+    if not experts:
+        _refuse(found.problems)
+    models = [*experts, *([base] if base else [])]
+    _check_tensors(models, found)
+    donor = base or experts[0]
+    names = list(donor.checkpoint.tensors)
+    if layers is not None and layers != layer_count(names):
+        found.problems.append(
+            f"the recipe covers {layers} layers, `{donor.label}` has {layer_count(names)}"
+        )
+    tasks: list[Task] = []
+    if not found.problems:
+        tasks = _tasks(method, lock, experts, base, found)
+    working = [_working_set(t, len(models)) for t in tasks if t.source is None]
+    largest = max(working, default=0) if method.needs in ("tensor", "model", "data") else 0
+    if largest + RUNTIME_BYTES > memory and method.needs == "tensor":
+        found.problems.append(
+            f"method `{method.name}` holds whole tensors and needs "
+            f"{(largest + RUNTIME_BYTES) / 2**30:.2f} GiB for the largest, the budget is "
+            f"{memory / 2**30:.2f} GiB: pass --memory {-(-(largest + RUNTIME_BYTES) // 2**30)}GiB"
+        )
+    _refuse(found.problems)
+    merged = sum(_input_bytes(t.info.name, models) for t in tasks if t.source is None)
+    carried = sum(t.info.nbytes for t in tasks if t.source is not None)
+    passes = 1 + _full_passes(method, lock, len(experts))
+    per_thread = largest or chunk_memory(len(models), lock["chunk"], block_chunks(memory, threads))
+    return Plan(
+        method=method,
+        lock=lock,
+        tasks=tuple(tasks),
+        passes=passes,
+        bytes_read=merged * passes + carried,
+        bytes_written=sum(t.info.nbytes for t in tasks),
+        peak_memory=RUNTIME_BYTES + (threads if not largest else 1) * per_thread,
+        largest_working_set=largest,
+        notes=tuple(found.notes),
+    )
+
+
+def block_chunks(memory: int, threads: int) -> int:
+    """Chunks read at a time, so that all threads stay within a quarter of the budget."""
+    room = max(0, memory - RUNTIME_BYTES) // 4 // threads
+    return max(1, min(8, room // (16 << 20)))
+
+
+def chunk_memory(models: int, chunk: int, blocks: int) -> int:
+    """Bytes one thread needs for streaming: raw blocks, float32 chunks, and the method's own."""
+    return (models + 1) * blocks * chunk * 4 + (3 * models + 8) * chunk * 4
+
+
+def _full_passes(method: Method, lock: Mapping[str, Any], experts: int) -> int:
+    if method.statistics is None:
+        return 0
+    return len(method.statistics(parameters_at(method, lock["parameters"], "", 0.0), experts))
+
+
+def _working_set(task: Task, models: int) -> int:
+    """Bytes to hold one tensor of every model, the result and as much again for the method."""
+    return prod(task.info.shape) * 4 * (2 * models + 2)
+
+
+def _input_bytes(name: str, models: Sequence[Model]) -> int:
+    return sum(m.checkpoint.tensors[name].nbytes for m in models)
+
+
+def _check_inputs(
+    method: Method, experts: Sequence[Model], base: Model | None, found: _Findings
+) -> None:
+    if len(experts) < method.min_experts:
+        found.problems.append(
+            f"method `{method.name}` merges {method.min_experts} or more experts, "
+            f"{len(experts)} given"
+        )
+    if method.max_experts is not None and len(experts) > method.max_experts:
+        found.problems.append(
+            f"method `{method.name}` merges at most {method.max_experts} experts, "
+            f"{len(experts)} given"
+        )
+    if method.base == "required" and base is None:
+        found.problems.append(
+            f"method `{method.name}` needs the base its experts were fine-tuned from: "
+            "pass --base REF"
+        )
+    if method.base == "refused" and base is not None:
+        found.problems.append(f"method `{method.name}` takes no base, `{base.label}` given")
+
+
+def _check_tensors(models: Sequence[Model], found: _Findings) -> None:
+    first, *others = models
+    reference = first.checkpoint.tensors
+    for other in others:
+        tensors = other.checkpoint.tensors
+        for names, have, lack in (
+            (sorted(set(reference) - set(tensors)), first, other),
+            (sorted(set(tensors) - set(reference)), other, first),
+        ):
+            if names:
+                found.problems.append(
+                    f"`{lack.label}` lacks {_listed(names)}, which `{have.label}` has"
+                )
+        for name in sorted(set(reference) & set(tensors)):
+            a, b = reference[name], tensors[name]
+            if a.shape != b.shape:
+                found.problems.append(
+                    f"tensor `{name}` is {list(a.shape)} in `{first.label}` and "
+                    f"{list(b.shape)} in `{other.label}`"
+                )
+            elif DTYPES[a.dtype].merges != DTYPES[b.dtype].merges:
+                found.problems.append(
+                    f"tensor `{name}` is {a.dtype} in `{first.label}` and {b.dtype} in "
+                    f"`{other.label}`: one merges, the other does not"
+                )
+    for model in models:
+        scales = [
+            name
+            for name, t in model.checkpoint.tensors.items()
+            if t.dtype.startswith("F8_")
+            and any(name + end in model.checkpoint.tensors for end in ("_scale", "_scale_inv"))
+        ]
+        if scales:
+            found.problems.append(
+                f"`{model.label}` stores {_listed(scales)} as 8-bit floats with scales beside "
+                "them: dequantize it first"
+            )
+
+
+def _tasks(
+    method: Method,
+    lock: Mapping[str, Any],
+    experts: Sequence[Model],
+    base: Model | None,
+    found: _Findings,
+) -> list[Task]:
+    donor = base or experts[0]
+    carried_from = BASE if base else 0
+    depth = depths(donor.checkpoint.tensors)
+    tied = _tied(experts, base)
+    settings: dict[str, Any] = {}
+    checked: dict[int, str | None] = {}
+    tasks = []
+    for name, info in donor.checkpoint.tensors.items():
+        if not DTYPES[info.dtype].merges:
+            tasks.append(Task(TensorInfo(name, info.dtype, info.shape), carried_from))
+            continue
+        values = parameters_at(method, lock["parameters"], name, depth[name])
+        # Equal settings share one object, so that a model of a thousand tensors checks a few.
+        values = settings.setdefault(values.model_dump_json(), values)
+        if id(values) not in checked:
+            checked[id(values)] = (
+                method.check(values, len(experts)) if method.check is not None else None
+            )
+            if problem := checked[id(values)]:
+                raise InvalidRecipe(
+                    f"Method `{method.name}` cannot run:", f"{problem}.", method=method.name
+                )
+        source = method.shortcut(values, len(experts)) if method.shortcut else None
+        if source == BASE and base is None:
+            source = None
+        out = TensorInfo(name, lock["dtype"] or info.dtype, info.shape)
+        tasks.append(Task(out, source, values, tied.get(name)))
+    _note_buffers(tasks, found)
+    return tasks
+
+
+def _tied(experts: Sequence[Model], base: Model | None) -> dict[str, str]:
+    """Tensor -> the one it is tied to: both stored although the configuration ties them."""
+    donor = base or experts[0]
+    config = donor.checkpoint.opened.config or {}
+    if not config.get("tie_word_embeddings"):
+        return {}
+    names = donor.checkpoint.tensors
+    heads = [n for n in names if n in ("lm_head.weight", "embed_out.weight")]
+    embeddings = [n for n in names if n.endswith(("embed_tokens.weight", "wte.weight"))]
+    return {heads[0]: embeddings[0]} if heads and embeddings else {}
+
+
+def _note_buffers(tasks: Sequence[Task], found: _Findings) -> None:
+    running = [t for t in tasks if t.info.name.endswith(("running_mean", "running_var"))]
+    if any(t.source is None for t in running):
+        found.notes.append(
+            f"{len(running)} BatchNorm statistics were merged like weights; recompute them on data"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"`{n}`" for n in names[:MOST_NAMED])
+    more = len(names) - MOST_NAMED
+    return f"{len(names)} tensors ({shown}{f' and {more} more' if more > 0 else ''})"
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        lines = "\n".join(f"  - {p}" for p in problems)
+        raise IncompatibleModels(
+            f"These models cannot be merged, {len(problems)} "
+            f"problem{'s' if len(problems) > 1 else ''}:\n{lines}\n",
+            "Nothing was written.",
+            problems=list(problems),
+        )
