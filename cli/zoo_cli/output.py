@@ -25,9 +25,14 @@ class Column(NamedTuple):
     """A rich style."""
     whole: bool = False
     """Whether a narrow terminal must leave it unbroken."""
+    spare: int = 0
+    """Columns with the highest number leave first when a terminal is too narrow; 0 stays."""
 
 
 Row = Sequence[str | None]
+
+GAP = 2
+"""Spaces between the columns of a table."""
 
 
 def json_option(command: F) -> F:
@@ -66,8 +71,11 @@ def show_table(columns: Sequence[Column], rows: Sequence[Row], *, keep_empty: bo
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for c in columns:
+    console = Console()
+    left_out = _too_many(columns, cells, console.width)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    kept = [i for i in range(len(columns)) if i not in left_out]
+    for c in (columns[i] for i in kept):
         table.add_column(
             c.title,
             justify="right" if c.right else "left",
@@ -76,8 +84,23 @@ def show_table(columns: Sequence[Column], rows: Sequence[Row], *, keep_empty: bo
             overflow="fold",
         )
     for line in cells:
-        table.add_row(*(Text(cell) for cell in line))
-    Console().print(table)
+        table.add_row(*(Text(line[i]) for i in kept))
+    console.print(table)
+    if left_out:
+        names = ", ".join(columns[i].title for i in sorted(left_out))
+        say(click.style(f"{names}: left out, the terminal is narrow; --json has all", dim=True))
+
+
+def _too_many(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> set[int]:
+    """Columns to leave out so that the others fit the width unbroken, or none may be spared."""
+    needed = [
+        max([len(c.title), *(len(row[i]) for row in cells)]) + GAP for i, c in enumerate(columns)
+    ]
+    left_out: set[int] = set()
+    by_worth = sorted((i for i, c in enumerate(columns) if c.spare), key=lambda i: columns[i].spare)
+    while by_worth and sum(n for i, n in enumerate(needed) if i not in left_out) > width:
+        left_out.add(by_worth.pop())
+    return left_out
 
 
 def show_fields(pairs: Sequence[tuple[str, str | None]]) -> None:

@@ -51,19 +51,19 @@ def show_versions(versions: Sequence[Version]) -> None:
     own = metrics if len(metrics) <= METRIC_COLUMNS else []
     columns = [
         Column("version", style="bold", whole=True),
-        Column("aliases"),
-        Column("kind"),
-        Column("base"),
+        Column("aliases", spare=3),
+        Column("kind", spare=6),
+        Column("base", spare=4),
         Column("task"),
-        Column("phase"),
-        Column("license"),
-        Column("params", right=True, whole=True),
-        Column("size", right=True, whole=True),
-        *(Column(name, right=True) for name in own),
+        Column("phase", spare=7),
+        Column("license", spare=9),
+        Column("params", right=True, whole=True, spare=2),
+        Column("size", right=True, whole=True, spare=8),
+        *(Column(name, right=True, spare=int(i > 0)) for i, name in enumerate(own)),
         Column("metrics" if not own else ""),
-        Column("tags"),
-        Column("digest", style="dim", whole=True),
-        Column("created", style="dim", whole=True),
+        Column("tags", spare=5),
+        Column("digest", style="dim", whole=True, spare=10),
+        Column("created", style="dim", whole=True, spare=11),
     ]
     rows = []
     for v in versions:
@@ -83,7 +83,7 @@ def show_versions(versions: Sequence[Version]) -> None:
                 rest,
                 ", ".join(f"{k}={x}" for k, x in sorted(v.tags.items())),
                 short_digest(v.digest),
-                moment(v.created_at),
+                v.created_at[:10],
             ]
         )
     show_table(columns, rows)

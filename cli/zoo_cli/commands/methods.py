@@ -64,13 +64,11 @@ def _show_all(methods: list[Method], plugins: Plugins) -> None:
     show_table(
         [
             Column("method", style="bold", whole=True),
-            Column("version"),
-            Column("base"),
-            Column("experts"),
-            Column("needs"),
-            Column("replay"),
-            Column("plugin"),
+            Column("version", whole=True),
+            Column("base", whole=True),
+            Column("experts", whole=True),
             Column("what it does"),
+            Column("plugin", style="dim", whole=True),
         ],
         [
             [
@@ -78,10 +76,8 @@ def _show_all(methods: list[Method], plugins: Plugins) -> None:
                 m.version,
                 m.base,
                 _experts(m),
-                m.needs,
-                m.replay,
-                plugins.origin(m.name).distribution,
                 m.summary,
+                plugins.origin(m.name).distribution,
             ]
             for m in methods
         ],
@@ -112,7 +108,7 @@ def _show_one(method: Method, plugins: Plugins) -> None:
     show_table(
         [
             Column("--set", style="bold", whole=True),
-            Column("type", whole=True),
+            Column("type"),
             Column("default"),
             Column("meaning"),
         ],
