@@ -15,7 +15,7 @@ from zoo.audit import Happening
 from zoo.digest import canonical_json
 from zoo.errors import RegistryError
 from zoo.records import MetricValue, RunDraft, TensorRecord, VersionDraft
-from zoo.version_rows import batches
+from zoo.many import among
 
 
 def add(
@@ -76,9 +76,9 @@ def add(
         metrics += [{"version_id": id_, **metric_row(metric, at)} for metric in draft.metrics]
         if run:
             inputs += _input_rows(run)
-            edges += _edges_of_run(id_, run)
+            edges += [_edge(id_, i.version, i.role, i.position, i.weight) for i in run.inputs]
         elif draft.base is not None:
-            edges.append(_edge(id_, draft.base, "base", 0, None, None))
+            edges.append(_edge(id_, draft.base, "base", 0, None))
         happenings.append(Happening("add", f"{draft.name}@{number}", id_, _told(draft, run, at)))
     for table, values in (
         (t.files, files),
@@ -192,9 +192,9 @@ def _numbers(connection: Connection, names: Sequence[str]) -> tuple[dict[str, in
     last: dict[str, int] = {}
     distinct = list(dict.fromkeys(names))
     e = t.entries.c
-    for batch in batches(distinct):
-        for row in connection.execute(select(e.id, e.name, e.last_number).where(e.name.in_(batch))):
-            ids[row.name], last[row.name] = row.id, row.last_number
+    query = select(e.id, e.name, e.last_number).where(among(connection, e.name, distinct))
+    for row in connection.execute(query):
+        ids[row.name], last[row.name] = row.id, row.last_number
     numbers = []
     known = set(ids)
     for name in names:
@@ -220,9 +220,9 @@ def _manifests(connection: Connection, drafts: Iterable[VersionDraft]) -> dict[s
     by_digest = {draft.digest: draft.tensors for draft in drafts}
     ids: dict[str, int] = {}
     m = t.manifests.c
-    for batch in batches(list(by_digest)):
-        for row in connection.execute(select(m.id, m.digest).where(m.digest.in_(batch))):
-            ids[row.digest] = row.id
+    query = select(m.id, m.digest).where(among(connection, m.digest, list(by_digest)))
+    for row in connection.execute(query):
+        ids[row.digest] = row.id
     new = [digest for digest in by_digest if digest not in ids]
     if new:
         made = connection.scalars(
@@ -258,12 +258,8 @@ def _input_rows(run: RunDraft) -> list[dict[str, Any]]:
     ]
 
 
-def _edges_of_run(child: int, run: RunDraft) -> list[dict[str, Any]]:
-    return [_edge(child, i.version, i.role, i.position, i.weight, run.id) for i in run.inputs]
-
-
 def _edge(
-    child: int, parent: int, role: str, position: int, weight: float | None, run: str | None
+    child: int, parent: int, role: str, position: int, weight: float | None
 ) -> dict[str, Any]:
     return {
         "child_id": child,
@@ -271,7 +267,6 @@ def _edge(
         "role": role,
         "position": position,
         "weight": weight,
-        "run_id": run,
     }
 
 

@@ -28,8 +28,8 @@ from sqlalchemy import Connection, select
 from zoo import tables as t
 from zoo.errors import InvalidSelection, StoreError
 from zoo.locks import Turnstile
+from zoo.many import among
 from zoo.snapshot_tables import TABLES, SnapshotTable
-from zoo.version_rows import batches
 
 if TYPE_CHECKING:
     import duckdb
@@ -220,12 +220,11 @@ def _changed_keys(registry: Connection, news: Sequence[Any]) -> dict[str, list[A
     v = t.versions.c
     runs: set[str] = set()
     weights: set[str] = set()
-    for batch in batches(added):
-        query = select(v.run_id, t.manifests.c.digest).join(t.manifests).where(v.id.in_(batch))
-        for run, digest in registry.execute(query):
-            weights.add(digest)
-            if run is not None:
-                runs.add(run)
+    query = select(v.run_id, t.manifests.c.digest).join(t.manifests)
+    for run, digest in registry.execute(query.where(among(registry, v.id, added))):
+        weights.add(digest)
+        if run is not None:
+            runs.add(run)
     return {
         "version": touched,
         "run": sorted(runs),

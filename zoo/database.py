@@ -38,6 +38,8 @@ SCHEMA = 1
 VERSION_TABLE = "zoo_schema"
 """Alembic's table. Its default name clashes with every other tool that uses Alembic."""
 
+OLDEST_SQLITE = (3, 37)
+
 BUSY_SECONDS = 60
 """How long a writer waits for another before it gives up."""
 
@@ -121,6 +123,13 @@ class Database:
                 f"Cannot open {self.name}: the driver `{error.name}` is not installed.",
                 how="pip install 'zoo-registry[postgres]' and write postgresql+psycopg://...",
             ) from error
+        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+            raise RegistryError(
+                f"This Python has SQLite {sqlite3.sqlite_version}; zoo needs 3.37 or newer.",
+                "Its tables are STRICT.",
+                "Use a newer Python, or PostgreSQL.",
+                sqlite=sqlite3.sqlite_version,
+            )
         # mode=rw: a registry that was deleted meanwhile is an error, never a new empty file.
         location = f"file:{quote(str(self.path))}?mode=rw"
         engine = create_engine(

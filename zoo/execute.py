@@ -12,39 +12,20 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from zoo.checkpoint import TensorInfo
 from zoo.contract import AGAIN, Chunk, Statistic
-from zoo.digest import PREFIX, tensor_hasher
-from zoo.dtypes import DTYPES, torch_dtype
-from zoo.errors import GateFailed, IncompatibleModels, PluginError
-from zoo.plan import BASE, Model, Plan, Task, block_chunks
+from zoo.dtypes import DTYPES
+from zoo.errors import IncompatibleModels, PluginError
+from zoo.gates import Gate
+from zoo.plan import BASE, RUNTIME_BYTES, Model, Plan, Task, block_chunks, working_set
 from zoo.progress import NoProgress, Progress
 from zoo.random import Random
+from zoo.reading import Reader
+from zoo.sinks import Sink, Writer
 
 if TYPE_CHECKING:
     import torch
-
-
-class Sink(Protocol):
-    """Where merged bytes go. Called from many threads, for different tensors."""
-
-    def write(self, info: TensorInfo, start: int, data: memoryview) -> None:
-        """Bytes of a tensor from byte `start` on; in order within one tensor."""
-
-    def finished(self, info: TensorInfo, digest: str) -> None:
-        """All bytes of a tensor were written, and this is their digest."""
-
-
-class Discard:
-    """A sink for those who want digests only."""
-
-    def write(self, info: TensorInfo, start: int, data: memoryview) -> None:
-        pass
-
-    def finished(self, info: TensorInfo, digest: str) -> None:
-        pass
 
 
 def execute(
@@ -104,16 +85,19 @@ class _Run:
         self.experts = experts
         self.base = base
         self.models = [*experts, *([base] if base else [])]
+        self.labels = [m.label for m in self.models]
+        self.checkpoints = [m.checkpoint for m in self.models]
         self.sink = sink
         self.threads = threads
         self.device = device
         self.progress = progress
-        self.chunk = int(plan.lock["chunk"])
-        self.blocks = block_chunks(memory, threads)
+        self.reader = Reader(
+            int(plan.lock["chunk"]), block_chunks(memory, threads), device, progress.advance
+        )
+        self.drift = float(plan.lock["max_norm_drift"])
         self.stats: dict[str, Any] = {}
         self.stop = threading.Event()
         self.admission = _Admission(memory, plan)
-        self.local = threading.local()
 
     def all(self, tasks: Sequence[Task]) -> dict[str, str]:
         merged = [t for t in tasks if t.source is None]
@@ -203,13 +187,14 @@ class _Run:
     # One tensor
 
     def _make(self, task: Task) -> str:
-        writer = _Writer(task.info, self.sink)
+        writer = Writer(task.info, self.sink)
         if task.source is not None and not DTYPES[task.info.dtype].merges:
             self._carry(task, writer)
         elif task.source is not None:
             model = self._model(task.source)
-            gate = _Gate(task.info, [model], math.inf)
-            for _, values in self._read(task, [model], gate=gate):
+            gate = Gate(task.info, [model.label], math.inf)
+            for _, values in self.reader.chunks(task.info.name, [model.checkpoint]):
+                gate.inputs(values)
                 writer.write(values[0])
         elif self.method.needs == "tensor":
             self._whole_tensor(task, writer)
@@ -217,9 +202,9 @@ class _Run:
             self._stream(task, writer)
         return writer.close()
 
-    def _stream(self, task: Task, writer: _Writer) -> None:
+    def _stream(self, task: Task, writer: Writer) -> None:
         stats = self._tensor_statistics(task)
-        gate = _Gate(task.info, self.models, float(self.plan.lock["max_norm_drift"]))
+        gate = Gate(task.info, self.labels, self.drift)
         options = self._options(task)
         for chunk, models, base in self._chunks(task, gate=gate):
             result = self._call(task, chunk, models, base, stats, options)
@@ -227,11 +212,11 @@ class _Run:
             writer.write(result)
         gate.close()
 
-    def _whole_tensor(self, task: Task, writer: _Writer) -> None:
+    def _whole_tensor(self, task: Task, writer: Writer) -> None:
         import torch
 
         n = task.info.elements
-        gate = _Gate(task.info, self.models, float(self.plan.lock["max_norm_drift"]))
+        gate = Gate(task.info, self.labels, self.drift)
         parts = list(self._chunks(task, gate=gate, copy=True))
         if parts:
             models = torch.cat([m for _, m, _ in parts], dim=1)
@@ -252,8 +237,8 @@ class _Run:
         )
         gate.output(result)
         gate.close()
-        for start in range(0, n, self.chunk):
-            writer.write(result.reshape(-1)[start : start + self.chunk])
+        for start in range(0, n, self.reader.chunk):
+            writer.write(result.reshape(-1)[start : start + self.reader.chunk])
 
     def _call(
         self,
@@ -311,12 +296,12 @@ class _Run:
                     tensor=name,
                 )
             # The method read the inputs itself, so only the finiteness of its result is checked.
-            gate = _Gate(task.info, [], math.inf)
+            gate = Gate(task.info, [], math.inf)
             flat = value.detach().reshape(-1)
             gate.output(flat)
-            writer = _Writer(task.info, self.sink)
-            for start in range(0, task.info.elements, self.chunk):
-                writer.write(flat[start : start + self.chunk])
+            writer = Writer(task.info, self.sink)
+            for start in range(0, task.info.elements, self.reader.chunk):
+                writer.write(flat[start : start + self.reader.chunk])
             digests[name] = writer.close()
         if due:
             raise PluginError(
@@ -351,114 +336,44 @@ class _Run:
         self,
         task: Task,
         wants: Callable[[Chunk], bool] | None = None,
-        gate: _Gate | None = None,
+        gate: Gate | None = None,
         copy: bool = False,
     ) -> Iterator[tuple[Chunk, torch.Tensor, torch.Tensor | None]]:
         """(chunk, experts or deltas (e, n), base (n,) or None), in buffers that are reused."""
-        for chunk, values in self._read(task, self.models, wants, gate):
+        for chunk, values in self.reader.chunks(task.info.name, self.checkpoints, wants):
+            if self.stop.is_set():
+                raise _Stopped
+            if gate is not None:
+                gate.inputs(values)
             models = values[: len(self.experts)]
             base = values[len(self.experts)] if self.base else None
             if self.method.space == "delta":
                 assert base is not None
                 models.sub_(base)
-            yield chunk, models.clone() if copy else models, base.clone() if copy and self.base else base  # type: ignore[union-attr]
+            if copy:
+                models, base = models.clone(), base if base is None else base.clone()
+            yield chunk, models, base
 
-    def _read(
-        self,
-        task: Task,
-        models: Sequence[Model],
-        wants: Callable[[Chunk], bool] | None = None,
-        gate: _Gate | None = None,
-    ) -> Iterator[tuple[Chunk, torch.Tensor]]:
-        """Chunks of one tensor of several models, shape (m, n), upcast; blocks are read ahead of
-        chunks because a large read costs less per byte, and small chunks stay in cache."""
-        import torch
-
-        name, n = task.info.name, task.info.elements
-        infos = [m.checkpoint.tensors[name] for m in models]
-        wide = any(i.dtype == "F64" for i in infos)
-        buffers = self._buffers()
-        work = buffers.work(len(models), min(self.chunk, max(n, 1)), wide, self.device)
-        count = -(-n // self.chunk)
-        per_block = self.chunk * self.blocks
-        for block in range(0, n, per_block):
-            chunks = [
-                Chunk(name, task.info.shape, at, min(at + self.chunk, n), at // self.chunk, count)
-                for at in range(block, min(block + per_block, n), self.chunk)
-            ]
-            chunks = [c for c in chunks if wants is None or wants(c)]
-            if not chunks:
-                continue
-            if self.stop.is_set():
-                raise _Stopped
-            first, last = chunks[0].start, chunks[-1].stop
-            raws = []
-            for i, (model, info) in enumerate(zip(models, infos, strict=True)):
-                width = DTYPES[info.dtype].bits // 8
-                view = buffers.raw(i, (last - first) * width)
-                model.checkpoint.read_into(name, first * width, view)
-                raws.append(torch.frombuffer(view, dtype=torch_dtype(info.dtype)))
-                self.progress.advance(len(view))
-            for chunk in chunks:
-                size = chunk.stop - chunk.start
-                values = work[: len(models) * size].view(len(models), size)
-                for row, raw in zip(values, raws, strict=True):
-                    row.copy_(raw[chunk.start - first : chunk.stop - first])
-                if gate is not None:
-                    gate.inputs(values)
-                yield chunk, values
-
-    def _carry(self, task: Task, writer: _Writer) -> None:
+    def _carry(self, task: Task, writer: Writer) -> None:
         """Bytes of a tensor that does not merge, as they are."""
         assert task.source is not None
         checkpoint = self._model(task.source).checkpoint
         step = 4 << 20
         for start in range(0, task.info.nbytes, step):
-            view = self._buffers().raw(0, min(step, task.info.nbytes - start))
+            view = self.reader.raw(min(step, task.info.nbytes - start))
             checkpoint.read_into(task.info.name, start, view)
             writer.write_raw(view)
             self.progress.advance(len(view))
-
-    def _buffers(self) -> _Buffers:
-        found: _Buffers | None = getattr(self.local, "buffers", None)
-        if found is None:
-            found = self.local.buffers = _Buffers()
-        return found
 
 
 class _Stopped(Exception):
     """Another thread failed; this one ends quietly."""
 
 
-class _Buffers:
-    """One thread's memory, kept between tensors."""
-
-    def __init__(self) -> None:
-        self._raw: dict[int, bytearray] = {}
-        self._work: dict[bool, torch.Tensor] = {}
-
-    def raw(self, index: int, size: int) -> memoryview:
-        held = self._raw.get(index)
-        if held is None or len(held) < size:
-            held = self._raw[index] = bytearray(size)
-        return memoryview(held)[:size]
-
-    def work(self, models: int, chunk: int, wide: bool, device: str) -> torch.Tensor:
-        import torch
-
-        held = self._work.get(wide)
-        if held is None or held.numel() < models * chunk:
-            dtype = torch.float64 if wide else torch.float32
-            held = self._work[wide] = torch.empty(models * chunk, dtype=dtype, device=device)
-        return held
-
-
 class _Admission:
     """Lets whole-tensor work start only while the tensors in memory fit the budget."""
 
     def __init__(self, memory: int, plan: Plan) -> None:
-        from zoo.plan import RUNTIME_BYTES
-
         self._whole = plan.method.needs == "tensor"
         self._free = max(memory - RUNTIME_BYTES, plan.largest_working_set)
         self._models = len(plan.lock["experts"]) + (plan.lock["base"] is not None)
@@ -466,9 +381,7 @@ class _Admission:
 
     @contextmanager
     def of(self, task: Task) -> Iterator[None]:
-        from zoo.plan import _working_set
-
-        size = _working_set(task, self._models) if self._whole and task.source is None else 0
+        size = working_set(task, self._models) if self._whole and task.source is None else 0
         with self._changed:
             self._changed.wait_for(lambda: size <= self._free)
             self._free -= size
@@ -478,111 +391,3 @@ class _Admission:
             with self._changed:
                 self._free += size
                 self._changed.notify_all()
-
-
-class _Writer:
-    """Casts one tensor's values, hashes them and hands them on."""
-
-    def __init__(self, info: TensorInfo, sink: Sink) -> None:
-        self._info = info
-        self._sink = sink
-        self._hash = tensor_hasher(info.dtype, info.shape)
-        self._at = 0
-        self._out: bytearray = bytearray()
-
-    def write(self, values: torch.Tensor) -> None:
-        import torch
-
-        dtype = torch_dtype(self._info.dtype)
-        size = values.numel() * DTYPES[self._info.dtype].bits // 8
-        if len(self._out) < size:
-            self._out = bytearray(size)
-        view = memoryview(self._out)[:size]
-        if size:
-            out = torch.frombuffer(view, dtype=dtype)
-            out.copy_(values.reshape(-1))
-            if self._info.dtype in _NARROW:
-                _refuse_overflow(self._info, out, values)
-        self.write_raw(view)
-
-    def write_raw(self, view: memoryview) -> None:
-        self._hash.update(view)
-        self._sink.write(self._info, self._at, view)
-        self._at += len(view)
-
-    def close(self) -> str:
-        digest = PREFIX + self._hash.hexdigest()
-        self._sink.finished(self._info, digest)
-        return digest
-
-
-_NARROW = ("F16", "F8_E4M3", "F8_E5M2")
-"""Types that finite float32 values can overflow."""
-
-
-def _refuse_overflow(info: TensorInfo, out: torch.Tensor, values: torch.Tensor) -> None:
-    import torch
-
-    if not bool(torch.isfinite(out.float()).all()):
-        raise GateFailed(
-            f"Tensor `{info.name}` does not fit in {info.dtype}:",
-            f"its largest magnitude is {float(values.abs().max()):g}.",
-            "Choose a wider type, for example `dtype: bfloat16`.",
-            tensor=info.name,
-        )
-
-
-class _Gate:
-    """Checks on one tensor's inputs and output: finite, and a norm that did not run away.
-
-    <x, x> is not finite if any entry is not, so one product serves both checks; it is summed in
-    float32 and never part of the result.
-    """
-
-    def __init__(self, info: TensorInfo, models: Sequence[Model], bound: float) -> None:
-        self._info = info
-        self._models = models
-        self._bound = bound
-        self._inputs = [0.0] * len(models)
-        self._output = 0.0
-
-    def inputs(self, values: torch.Tensor) -> None:
-        for i, row in enumerate(values):
-            square = float(row.dot(row))
-            if not math.isfinite(square):
-                self._refuse_if_not_finite(row, f"`{self._models[i].label}` has")
-                square = float(row.double().dot(row.double()))
-            self._inputs[i] += square
-
-    def output(self, values: torch.Tensor) -> None:
-        flat = values.reshape(-1)
-        square = float(flat.dot(flat))
-        if not math.isfinite(square):
-            self._refuse_if_not_finite(flat, "The merge made")
-            square = float(flat.double().dot(flat.double()))
-        self._output += square
-
-    def close(self) -> None:
-        largest = max(self._inputs, default=0.0)
-        if self._output > self._bound**2 * largest and largest > 0:
-            raise GateFailed(
-                f"The norm of tensor `{self._info.name}` ran away:",
-                f"{math.sqrt(self._output):.3g}, where the largest input has "
-                f"{math.sqrt(largest):.3g}.",
-                "Lower the scale, or set `max_norm_drift` in the recipe if this is meant.",
-                tensor=self._info.name,
-            )
-
-    def _refuse_if_not_finite(self, values: torch.Tensor, who: str) -> None:
-        import torch
-
-        bad = int((~torch.isfinite(values)).sum())
-        if bad:
-            raise GateFailed(
-                f"{who} {bad} values that are not finite (NaN or infinite) in tensor "
-                f"`{self._info.name}`.",
-                "A merge of them would be worthless.",
-                "Find out where they come from; nothing was published.",
-                tensor=self._info.name,
-                count=bad,
-            )

@@ -64,40 +64,42 @@ def fsck(
     Every object is read whole, so every flipped bit is found: in a weights file's header, in a
     tensor, in any other file. Cost: one read of the store, at the speed of sha256 on all cores.
     """
+    stored = {key: size for key, _, size in registry.store.objects()}
+    damaged = [*damaged_objects(registry, progress, threads), *_database_damage(registry)]
+    notes = list(_view_notes(registry))
+    if garbage := stored.keys() - registry.catalog.live_objects():
+        size = sum(stored[key] for key in garbage)
+        notes.insert(0, f"{len(garbage)} objects of {size:,} bytes are in no version: `zoo gc`.")
+    return FsckReport(
+        ok=not damaged,
+        checked_objects=len(stored),
+        checked_bytes=sum(stored.values()),
+        damaged=damaged,
+        notes=notes,
+    )
+
+
+def damaged_objects(
+    registry: Registry, progress: Progress | None = None, threads: int | None = None
+) -> list[Damage]:
+    """Hash every object again; the store's part of `fsck`."""
     # What is alive first: objects are placed before the commit, so each of these must be there.
     live = registry.catalog.live_objects()
     stored = {key: (path, size) for key, path, size in registry.store.objects()}
     progress = progress or NoProgress()
     progress.start(sum(size for _, size in stored.values()), "check")
-    problems: dict[str, str] = {}
     try:
         with HashPool(threads, progress) as pool:
             work = ((key, path) for key, (path, _) in stored.items())
-            for key, problem in _in_flight(work, pool):
-                if problem:
-                    problems[key] = problem
+            problems = {key: problem for key, problem in _in_flight(work, pool) if problem}
     finally:
         progress.done()
-    for key in live - stored.keys():
-        problems[key] = "it is missing"
+    problems.update((key, "it is missing") for key in live - stored.keys())
     if problems:
         # Removed and collected while we looked: gone, and rightly so.
-        still_live = registry.catalog.live_objects()
-        problems = {k: p for k, p in problems.items() if k in still_live or registry.store.has(k)}
-    damaged = [_trace(registry, key, problems[key]) for key in sorted(problems)]
-    damaged.extend(_database_damage(registry))
-    garbage = stored.keys() - live
-    notes = list(_view_notes(registry))
-    if garbage:
-        size = sum(stored[key][1] for key in garbage)
-        notes.insert(0, f"{len(garbage)} objects of {size:,} bytes are in no version: `zoo gc`.")
-    return FsckReport(
-        ok=not damaged,
-        checked_objects=len(stored),
-        checked_bytes=sum(size for _, size in stored.values()),
-        damaged=damaged,
-        notes=notes,
-    )
+        live = registry.catalog.live_objects()
+        problems = {k: p for k, p in problems.items() if k in live or registry.store.has(k)}
+    return [_trace(registry, key, problems[key]) for key in sorted(problems)]
 
 
 def _in_flight(work: Iterator[tuple[str, Path]], pool: HashPool) -> Iterator[tuple[str, str]]:

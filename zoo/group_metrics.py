@@ -14,6 +14,7 @@ from zoo import tables as t
 from zoo.additions import metric_row
 from zoo.audit import Happening
 from zoo.errors import NotFound, RegistryError
+from zoo.many import among
 from zoo.records import MetricValue
 
 
@@ -89,12 +90,7 @@ def _key(members: Sequence[int]) -> str:
 
 
 def _refs(connection: Connection, ids: Sequence[int]) -> dict[int, str]:
-    from zoo.version_rows import batches
-
     v = t.versions.c
     query = select(v.id, t.entries.c.name, v.number).join(t.entries)
-    return {
-        id_: f"{name}@{number}"
-        for batch in batches(ids)
-        for id_, name, number in connection.execute(query.where(v.id.in_(batch)))
-    }
+    rows = connection.execute(query.where(among(connection, v.id, ids)))
+    return {id_: f"{name}@{number}" for id_, name, number in rows}

@@ -13,14 +13,32 @@ from typing import Any
 from sqlalchemy import Connection, Select, literal, select
 
 from zoo import tables as t
+from zoo.many import among
+
+
+NODE = (
+    "ref",
+    "name",
+    "version",
+    "kind",
+    "digest",
+    "task",
+    "phase",
+    "license",
+    "architecture",
+    "created_at",
+    "run",
+    "method",
+    "removed",
+)
+"""Keys of a node; `removed` is when it was removed, or None."""
 
 
 @dataclass(frozen=True)
 class Lineage:
     """A part of the lineage graph.
 
-    Nodes: `ref, name, version, kind, digest, task, phase, license, architecture, created_at,
-    run, method, removed` (when it was removed, or None), ascending by time of registration.
+    Nodes have the keys of `NODE`, ascending by time of registration.
     Edges: `parent, child, role, weight, run`; `run` is None for an expert registered with its
     base, whose training the registry did not see.
     """
@@ -88,7 +106,7 @@ class Lineage:
 
 def closure(connection: Connection, version_id: int, *, descendants: bool) -> Lineage:
     """The lineage of a version, itself included."""
-    ids = reach(version_id, descendants=descendants)
+    ids = [id_ for (id_,) in _plain(connection, reach(version_id, descendants=descendants))]
     v, e = t.versions.c, t.edges.c
     query = (
         select(
@@ -109,54 +127,39 @@ def closure(connection: Connection, version_id: int, *, descendants: bool) -> Li
         .join(t.entries, t.entries.c.id == v.entry_id)
         .join(t.manifests, t.manifests.c.id == v.manifest_id)
         .outerjoin(t.runs, t.runs.c.id == v.run_id)
-        .where(v.id.in_(ids))
+        .where(among(connection, v.id, ids))
         .order_by(v.id)
     )
     refs: dict[int, str] = {}
     nodes: list[dict[str, Any]] = []
-    for (
-        id_,
-        name,
-        number,
-        kind,
-        digest,
-        task,
-        phase,
-        license_,
-        arch,
-        at,
-        run,
-        method,
-        gone,
-    ) in connection.execute(query).all():
-        refs[id_] = ref = f"{name}@{number}"
-        nodes.append(
-            {
-                "ref": ref,
-                "name": name,
-                "version": number,
-                "kind": kind,
-                "digest": digest,
-                "task": task,
-                "phase": phase,
-                "license": license_,
-                "architecture": arch,
-                "created_at": at,
-                "run": run,
-                "method": method,
-                "removed": gone,
-            }
-        )
+    for row in _plain(connection, query):
+        refs[row[0]] = ref = f"{row[1]}@{row[2]}"
+        nodes.append(dict(zip(NODE, (ref, *row[1:]), strict=True)))
+    runs = {node["ref"]: node["run"] for node in nodes}
     steps = (
-        select(e.parent_id, e.child_id, e.role, e.weight, e.run_id)
-        .where((e.parent_id if descendants else e.child_id).in_(ids))
+        select(e.parent_id, e.child_id, e.role, e.weight)
+        .where(among(connection, e.child_id, ids))
         .order_by(e.child_id, e.role, e.position)
     )
     edges = [
-        {"parent": refs[parent], "child": refs[child], "role": role, "weight": weight, "run": run}
-        for parent, child, role, weight, run in connection.execute(steps).all()
+        {
+            "parent": refs[parent],
+            "child": (child := refs[child_id]),
+            "role": role,
+            "weight": weight,
+            "run": runs[child],
+        }
+        for parent, child_id, role, weight in _plain(connection, steps)
+        if parent in refs  # a descendant may have other parents, which are not part of this
     ]
     return Lineage(refs[version_id], nodes, edges, descendants)
+
+
+def _plain(connection: Connection, query: Select[Any]) -> list[tuple[Any, ...]]:
+    """Rows as the driver's own tuples: a third of the time for the tens of thousands here."""
+    cursor = connection.execute(query).cursor
+    assert cursor is not None  # a SELECT has one
+    return list(cursor.fetchall())
 
 
 def reach(version_id: int, *, descendants: bool) -> Select[int]:

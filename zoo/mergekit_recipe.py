@@ -17,7 +17,16 @@ from zoo.schedule import Value, is_rules
 if TYPE_CHECKING:
     from zoo.contract import Method
 
-_KEYS = ("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "name")
+_KEYS = (
+    "merge_method",
+    "models",
+    "slices",
+    "base_model",
+    "parameters",
+    "dtype",
+    "out_dtype",
+    "name",
+)
 _LATER = ("modules", "tokenizer", "tokenizer_source", "chat_template")
 _MODEL_KEYS = ("model", "parameters", "layer_range")
 
@@ -41,6 +50,8 @@ _PARAMETERS: dict[str, dict[str, str | None]] = {
         "rescale": None,
     },
 }
+
+
 def read_mergekit(document: Mapping[str, Any], methods: Mapping[str, Method]) -> Recipe:
     """Translate a mergekit document.
 
@@ -128,9 +139,7 @@ def _models(document: Mapping[str, Any]) -> tuple[list[dict[str, Any]], int | No
     return sources, layer_range[1]
 
 
-def _translate(
-    method: str, given: Mapping[str, Any]
-) -> tuple[dict[str, Value], tuple[str, ...]]:
+def _translate(method: str, given: Mapping[str, Any]) -> tuple[dict[str, Value], tuple[str, ...]]:
     names = _PARAMETERS[method]
     refuse_unknown(given, tuple(names), f"mergekit's `{method}`", noun="parameter")
     found: dict[str, Value] = {}

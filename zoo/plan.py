@@ -137,7 +137,7 @@ def plan(
     tasks: list[Task] = []
     if not found.problems:
         tasks = _tasks(method, lock, experts, base, found)
-    working = [_working_set(t, len(models)) for t in tasks if t.source is None]
+    working = [working_set(t, len(models)) for t in tasks if t.source is None]
     largest = max(working, default=0) if method.needs in ("tensor", "model", "data") else 0
     if largest + RUNTIME_BYTES > memory and method.needs == "tensor":
         found.problems.append(
@@ -180,7 +180,7 @@ def _full_passes(method: Method, lock: Mapping[str, Any], experts: int) -> int:
     return len(method.statistics(parameters_at(method, lock["parameters"], "", 0.0), experts))
 
 
-def _working_set(task: Task, models: int) -> int:
+def working_set(task: Task, models: int) -> int:
     """Bytes to hold one tensor of every model, the result and as much again for the method."""
     return prod(task.info.shape) * 4 * (2 * models + 2)
 

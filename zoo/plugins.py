@@ -18,28 +18,21 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.machinery import SourceFileLoader
-from importlib.metadata import EntryPoint, entry_points
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.metadata import EntryPoint
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
-from zlib import crc32
 
 import pluggy
 
 from zoo import hookspecs
 from zoo.errors import InvalidRecipe, PluginError, ZooError, did_you_mean
+from zoo.plugin_sources import BUNDLED, GROUP, directories, import_file, installed_plugins
 
 if TYPE_CHECKING:
     from zoo.checkpoint import Format
     from zoo.contract import Method
     from zoo.extensions import Architecture, Metric, Task
-
-GROUP = "zoo"
-"""The entry-point group."""
-BUNDLED = "zoo-registry"
-"""The distribution that carries the bundled plugins."""
 
 Reject = (Exception, SystemExit)
 """What a plugin may raise while it loads. A plugin that calls `sys.exit` is broken, no more."""
@@ -313,23 +306,13 @@ def load_plugins(
     """
     plugins = Plugins()
     if entry_points:
-        for entry_point in _installed():
+        for entry_point in installed_plugins():
             _add_installed(plugins, entry_point)
-    for directory in _directories(dirs):
+    for directory in directories(dirs):
         _add_directory(plugins, directory)
     for broken in plugins.broken:
         warnings.warn(str(broken), BrokenPluginWarning, stacklevel=2)
     return plugins
-
-
-def _installed() -> list[EntryPoint]:
-    """Entry points, bundled first; of an entry point seen twice on the path, the first."""
-    found: dict[tuple[str, str], EntryPoint] = {}
-    for entry_point in entry_points(group=GROUP):
-        found.setdefault(
-            (entry_point.dist.name if entry_point.dist else "", entry_point.name), entry_point
-        )
-    return [found[key] for key in sorted(found, key=lambda key: (key[0] != BUNDLED, key))]
 
 
 def _add_installed(plugins: Plugins, entry_point: EntryPoint) -> None:
@@ -340,14 +323,6 @@ def _add_installed(plugins: Plugins, entry_point: EntryPoint) -> None:
         plugins.add(entry_point.load(), origin, source)
     except Reject as e:
         plugins.broken.append(BrokenPlugin(entry_point.name, source, _explain(e)))
-
-
-def _directories(dirs: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    given = [Path(d) for d in dirs]
-    if not given:
-        from_environment = os.environ.get("ZOO_PLUGINS_DIR", "")
-        given = [Path(d) for d in from_environment.split(os.pathsep) if d]
-    return given
 
 
 def _add_directory(plugins: Plugins, directory: Path) -> None:
@@ -361,37 +336,11 @@ def _add_directory(plugins: Plugins, directory: Path) -> None:
         if file.name.startswith("_"):
             continue
         try:
-            module = _import_file(file)
+            module = import_file(file)
             version = str(getattr(module, "__version__", ""))
             plugins.add(module, Origin(file.stem, file.name, version), str(file))
         except Reject as e:
             plugins.broken.append(BrokenPlugin(file.stem, str(file), _explain(e)))
-
-
-class _Uncached(SourceFileLoader):
-    """Compiles the source each time: no `__pycache__` in a directory that is not ours, and an
-    edit within one second of the last is seen."""
-
-    def get_code(self, fullname: str) -> CodeType:
-        path = self.get_filename(fullname)
-        code: CodeType = self.source_to_code(self.get_data(path), path)
-        return code
-
-
-def _import_file(file: Path) -> ModuleType:
-    """Run a drop-in as a module whose name no other module has."""
-    name = f"zoo_dropin_{crc32(str(file.resolve()).encode()):08x}_{file.stem}"
-    spec = spec_from_file_location(name, file, loader=_Uncached(name, str(file)))
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    # Dataclasses and type hints look their module up by name while it is being run.
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
 
 
 def _check_marks(module: ModuleType) -> None:

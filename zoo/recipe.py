@@ -84,9 +84,7 @@ _KEYS = ("method", "base", "experts", "select", "parameters", "seed", "dtype", "
 _SELECT_KEYS = ("where", "order_by", "limit")
 
 
-def read_recipe(
-    source: str | Path | Mapping[str, Any], methods: Mapping[str, Method]
-) -> Recipe:
+def read_recipe(source: str | Path | Mapping[str, Any], methods: Mapping[str, Method]) -> Recipe:
     """Read a recipe in either form.
 
     Args:
@@ -183,7 +181,9 @@ def lock(
             )
         own = [e.parameters.get(name) for e in recipe.experts] or [None] * len(experts)
         given[name] = [
-            _closed(mine if mine is not None else values[i] if values else shared, spec.default, name)
+            _closed(
+                mine if mine is not None else values[i] if values else shared, spec.default, name
+            )
             for i, mine in enumerate(own)
         ]
     for e in recipe.experts:

@@ -15,7 +15,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from zoo import tables as t
 from zoo.additions import tensor_rows
-from zoo.version_rows import batches
+from zoo.many import among
 
 Scope = Literal["version", "run", "weights", "event", "whole"]
 """What a table is refreshed by: changed versions, their runs or weights, new events, or whole."""
@@ -40,18 +40,16 @@ class SnapshotTable:
 
     def rows(self, connection: Connection, keys: Sequence[Any] | None) -> Iterator[Sequence[Any]]:
         """All rows, or those with one of these keys."""
-        for batch in [None] if keys is None else batches(keys):
-            query = self.query()
-            if batch is not None:
-                query = query.where(self.source.in_(batch))
-            result = connection.execute(query, execution_options={"yield_per": PAGE})
-            if self.name == "tensors":
-                for weights, blob in result:
-                    for x in tensor_rows(blob):
-                        shape = list(x.shape)
-                        yield weights, x.name, x.dtype, shape, x.elements, x.nbytes, x.digest
-            else:
-                yield from result
+        query = self.query()
+        if keys is not None:
+            query = query.where(among(connection, self.source, keys))
+        result = connection.execute(query, execution_options={"yield_per": PAGE})
+        if self.name != "tensors":
+            yield from result
+            return
+        for weights, blob in result:
+            for x in tensor_rows(blob):
+                yield weights, x.name, x.dtype, list(x.shape), x.elements, x.nbytes, x.digest
 
 
 _v, _e, _m = t.versions.c, t.entries.c, t.manifests.c
@@ -99,7 +97,7 @@ def _edges() -> Select[Any]:
     return (
         select(
             *(e.child_id, _ref(), e.parent_id, _ref(_parent_entry, _parent)),
-            *(e.role, e.position, e.weight, e.run_id),
+            *(e.role, e.position, e.weight, _v.run_id),
         )
         .join(t.versions, _v.id == e.child_id)
         .join(t.entries, _e.id == _v.entry_id)

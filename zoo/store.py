@@ -37,6 +37,7 @@ _TRASH = ".trash-"
 _VIEW = ".view-"
 _GRACE = 60.0
 """Seconds that unlocked work in progress is left alone: making a directory, linking a view."""
+_RACES = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +99,9 @@ class Store:
     def abandoned(self) -> Iterator[Abandoned]:
         """Staging directories that no living process holds."""
         for path in self._children(self.root / "staging"):
-            if path.name.startswith(_TRASH):
-                yield Abandoned(path, _age(path), resumable=False)
-                continue
-            try:
-                fd = os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-            except FileNotFoundError:
-                if _age(path) > _GRACE:
-                    yield Abandoned(path, _age(path), resumable=False)
-                continue
-            try:
-                if try_lock(fd):
-                    words = os.pread(fd, 64, 0).decode(errors="replace").split()
-                    yield Abandoned(path, _age(path), resumable="resumable" in words)
-            finally:
-                os.close(fd)
+            with suppress(FileNotFoundError):  # its owner removed it while we looked
+                if (found := _abandonment(path)) is not None:
+                    yield found
 
     def discard(self, abandoned: Abandoned) -> bool:
         """Remove an abandoned staging directory; False when somebody has taken it up again."""
@@ -220,15 +209,15 @@ class Store:
                 final = view / record.path
                 link.symlink_to(os.path.relpath(self.path(record.object), final.parent))
             fresh.mkdir(parents=True, exist_ok=True)
-            view.parent.mkdir(parents=True, exist_ok=True)
             try:
                 while not self.view_is_current(name, number, files):
                     self._discard(view)
                     try:
+                        view.parent.mkdir(parents=True, exist_ok=True)
                         fresh.rename(view)
                     except OSError as error:
-                        # Another process built it between the two lines above.
-                        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        # Another process built it, or dropped its neighbour, between two lines.
+                        if error.errno not in _RACES or not fresh.is_dir():
                             raise
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
@@ -367,6 +356,23 @@ def _same(fd: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:
         return False
+
+
+def _abandonment(path: Path) -> Abandoned | None:
+    """What a dead process left at `path`, or None when its owner lives, or may."""
+    age = _age(path)
+    if path.name.startswith(_TRASH):
+        return Abandoned(path, age, resumable=False)
+    try:
+        fd = os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return Abandoned(path, age, resumable=False) if age > _GRACE else None
+    try:
+        dead = try_lock(fd)
+        words = os.pread(fd, 64, 0).decode(errors="replace").split()
+    finally:
+        os.close(fd)
+    return Abandoned(path, age, resumable="resumable" in words) if dead else None
 
 
 def _age(path: Path) -> float:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, CursorResult, Select, select
+from sqlalchemy.sql.elements import ColumnElement
 
 from zoo import tables as t
+from zoo.many import among
 from zoo.records import Version
-
-BATCH = 5000
-"""Ids per statement: SQLite takes 32,766 bound values, PostgreSQL 65,535."""
 
 _base = t.versions.alias("base")
 _base_entry = t.entries.alias("base_entry")
@@ -53,53 +52,43 @@ _ALIASES = select(t.aliases.c.version_id, t.aliases.c.alias).order_by(t.aliases.
 
 def load(connection: Connection, ids: Sequence[int], store: Path) -> list[Version]:
     """Records of the versions with these row ids, in their order; unknown ids are left out."""
+
+    def of(query: Select[Any], version_id: ColumnElement[int]) -> CursorResult[Any]:
+        return connection.execute(query.where(among(connection, version_id, ids)))
+
+    tags: dict[int, dict[str, str]] = defaultdict(dict)
+    for id_, key, value in of(_TAGS, t.tags.c.version_id):
+        tags[id_][key] = value
+    metrics: dict[int, dict[str, float]] = defaultdict(dict)
+    for id_, name, split, value in of(_METRICS, t.metrics.c.version_id):
+        metrics[id_][f"{name}/{split}" if split else name] = value
+    aliases: dict[int, list[str]] = defaultdict(list)
+    for id_, alias in of(_ALIASES, t.aliases.c.version_id):
+        aliases[id_].append(alias)
     found: dict[int, Version] = {}
-    for batch in batches(ids):
-        tags: dict[int, dict[str, str]] = defaultdict(dict)
-        for id_, key, value in connection.execute(_TAGS.where(t.tags.c.version_id.in_(batch))):
-            tags[id_][key] = value
-        metrics: dict[int, dict[str, float]] = defaultdict(dict)
-        for id_, name, split, value in connection.execute(
-            _METRICS.where(t.metrics.c.version_id.in_(batch))
-        ):
-            metrics[id_][f"{name}/{split}" if split else name] = value
-        aliases: dict[int, list[str]] = defaultdict(list)
-        for id_, alias in connection.execute(_ALIASES.where(t.aliases.c.version_id.in_(batch))):
-            aliases[id_].append(alias)
-        for row in connection.execute(_VERSIONS.where(_v.id.in_(batch))):
-            id_, name, number, kind, base, base_number, *middle, run, source, notes = row
-            task, phase, license_, architecture, digest, parameters, size, created_at = middle
-            found[id_] = Version(
-                id=id_,
-                name=name,
-                version=number,
-                kind=kind,
-                base=None if base is None else f"{base}@{base_number}",
-                task=task,
-                phase=phase,
-                license=license_,
-                architecture=architecture,
-                digest=digest,
-                parameters=parameters,
-                bytes=size,
-                created_at=created_at,
-                run=run,
-                source=source,
-                tags=tags.get(id_, {}),
-                metrics=metrics.get(id_, {}),
-                aliases=tuple(aliases.get(id_, ())),
-                notes=_notes(notes),
-                path=str(store / "views" / name / str(number)),
-            )
+    for row in of(_VERSIONS, _v.id):
+        id_, name, number, kind, base, base_number, *middle, run, source, notes = row
+        task, phase, license_, architecture, digest, parameters, size, created_at = middle
+        found[id_] = Version(
+            id=id_,
+            name=name,
+            version=number,
+            kind=kind,
+            base=None if base is None else f"{base}@{base_number}",
+            task=task,
+            phase=phase,
+            license=license_,
+            architecture=architecture,
+            digest=digest,
+            parameters=parameters,
+            bytes=size,
+            created_at=created_at,
+            run=run,
+            source=source,
+            tags=tags.get(id_, {}),
+            metrics=metrics.get(id_, {}),
+            aliases=tuple(aliases.get(id_, ())),
+            notes={} if notes == "{}" else json.loads(notes),
+            path=f"{store}/views/{name}/{number}",
+        )
     return [found[id_] for id_ in ids if id_ in found]
-
-
-def batches(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Slices short enough to bind in one statement."""
-    for start in range(0, len(values), BATCH):
-        yield values[start : start + BATCH]
-
-
-def _notes(text: str) -> dict[str, Any]:
-    notes: dict[str, Any] = {} if text == "{}" else json.loads(text)
-    return notes

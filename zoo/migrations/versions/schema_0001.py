@@ -161,6 +161,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("entry_id", "alias", name=op.f("pk_aliases")),
         sqlite_strict=True,
+        sqlite_with_rowid=False,
     )
     op.create_index(op.f("ix_aliases_version_id"), "aliases", ["version_id"], unique=False)
     op.create_table(
@@ -170,18 +171,19 @@ def upgrade() -> None:
         sa.Column("position", INT, autoincrement=False, nullable=False),
         sa.Column("parent_id", INT, nullable=False),
         sa.Column("weight", FLOAT, nullable=True),
-        sa.Column("run_id", TEXT, nullable=True),
         sa.ForeignKeyConstraint(
             ["child_id"], ["versions.id"], name=op.f("fk_edges_child_id_versions")
         ),
         sa.ForeignKeyConstraint(
             ["parent_id"], ["versions.id"], name=op.f("fk_edges_parent_id_versions")
         ),
-        sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_edges_run_id_runs")),
         sa.PrimaryKeyConstraint("child_id", "role", "position", name=op.f("pk_edges")),
         sqlite_strict=True,
+        sqlite_with_rowid=False,
     )
-    op.create_index(op.f("ix_edges_parent_id"), "edges", ["parent_id"], unique=False)
+    op.create_index(
+        op.f("ix_edges_parent_id_child_id"), "edges", ["parent_id", "child_id"], unique=False
+    )
     op.create_table(
         "events",
         sa.Column("sequence", INT, autoincrement=False, nullable=False),
@@ -209,6 +211,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("version_id", "path", name=op.f("pk_files")),
         sqlite_strict=True,
+        sqlite_with_rowid=False,
     )
     op.create_index(op.f("ix_files_object"), "files", ["object"], unique=False)
     op.create_table(
@@ -249,6 +252,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("run_id", "role", "position", name=op.f("pk_run_inputs")),
         sqlite_strict=True,
+        sqlite_with_rowid=False,
     )
     op.create_index(op.f("ix_run_inputs_version_id"), "run_inputs", ["version_id"], unique=False)
     op.create_table(
@@ -262,6 +266,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("version_id", "key", name=op.f("pk_tags")),
         sqlite_strict=True,
+        sqlite_with_rowid=False,
     )
     op.create_index(
         op.f("ix_tags_key_number_version_id"),
@@ -286,6 +291,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("set_id", "version_id", name=op.f("pk_version_set_members")),
         sqlite_strict=True,
+        sqlite_with_rowid=False,
     )
     op.create_index(
         op.f("ix_version_set_members_version_id"),

@@ -1,0 +1,84 @@
+"""Output gates: what a merge must satisfy before anything of it is published."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from zoo.checkpoint import TensorInfo
+from zoo.errors import GateFailed
+
+if TYPE_CHECKING:
+    import torch
+
+NARROW = ("F16", "F8_E4M3", "F8_E5M2")
+"""Types that finite float32 values can overflow."""
+
+
+def refuse_overflow(info: TensorInfo, out: torch.Tensor, values: torch.Tensor) -> None:
+    import torch
+
+    if not bool(torch.isfinite(out.float()).all()):
+        raise GateFailed(
+            f"Tensor `{info.name}` does not fit in {info.dtype}:",
+            f"its largest magnitude is {float(values.abs().max()):g}.",
+            "Choose a wider type, for example `dtype: bfloat16`.",
+            tensor=info.name,
+        )
+
+
+class Gate:
+    """Checks on one tensor's inputs and output: finite, and a norm that did not run away.
+
+    <x, x> is not finite if any entry is not, so one product serves both checks; it is summed in
+    float32 and never part of the result.
+    """
+
+    def __init__(self, info: TensorInfo, labels: Sequence[str], bound: float) -> None:
+        self._info = info
+        self._labels = labels
+        self._bound = bound
+        self._inputs = [0.0] * len(labels)
+        self._output = 0.0
+
+    def inputs(self, values: torch.Tensor) -> None:
+        for i, row in enumerate(values):
+            square = float(row.dot(row))
+            if not math.isfinite(square):
+                self._refuse_if_not_finite(row, f"`{self._labels[i]}` has")
+                square = float(row.double().dot(row.double()))
+            self._inputs[i] += square
+
+    def output(self, values: torch.Tensor) -> None:
+        flat = values.reshape(-1)
+        square = float(flat.dot(flat))
+        if not math.isfinite(square):
+            self._refuse_if_not_finite(flat, "The merge made")
+            square = float(flat.double().dot(flat.double()))
+        self._output += square
+
+    def close(self) -> None:
+        largest = max(self._inputs, default=0.0)
+        if self._output > self._bound**2 * largest and largest > 0:
+            raise GateFailed(
+                f"The norm of tensor `{self._info.name}` ran away:",
+                f"{math.sqrt(self._output):.3g}, where the largest input has "
+                f"{math.sqrt(largest):.3g}.",
+                "Lower the scale, or set `max_norm_drift` in the recipe if this is meant.",
+                tensor=self._info.name,
+            )
+
+    def _refuse_if_not_finite(self, values: torch.Tensor, who: str) -> None:
+        import torch
+
+        bad = int((~torch.isfinite(values)).sum())
+        if bad:
+            raise GateFailed(
+                f"{who} {bad} values that are not finite (NaN or infinite) in tensor "
+                f"`{self._info.name}`.",
+                "A merge of them would be worthless.",
+                "Find out where they come from; nothing was published.",
+                tensor=self._info.name,
+                count=bad,
+            )

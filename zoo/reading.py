@@ -1,0 +1,96 @@
+"""Streams the values of a tensor of several checkpoints, chunk by chunk, in reused buffers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from zoo.checkpoint import Checkpoint
+from zoo.contract import CHUNK, Chunk
+from zoo.dtypes import DTYPES, torch_dtype
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Reader:
+    """Reads on any number of threads, each with buffers of its own.
+
+    Args:
+        chunk: elements per chunk.
+        blocks: chunks read from a file at a time: a large read costs less per byte, and small
+            chunks stay in cache.
+        device: where the values are wanted.
+        on_bytes: told how many bytes were read.
+    """
+
+    def __init__(
+        self,
+        chunk: int = CHUNK,
+        blocks: int = 4,
+        device: str = "cpu",
+        on_bytes: Callable[[int], None] = lambda n: None,
+    ) -> None:
+        self.chunk = chunk
+        self.blocks = blocks
+        self.device = device
+        self._on_bytes = on_bytes
+        self._local = threading.local()
+
+    def chunks(
+        self,
+        name: str,
+        checkpoints: Sequence[Checkpoint],
+        wants: Callable[[Chunk], bool] | None = None,
+    ) -> Iterator[tuple[Chunk, torch.Tensor]]:
+        """(chunk, values (m, n)) of one tensor of m checkpoints, float32, or float64 if any is.
+
+        The values lie in a buffer that the next chunk overwrites.
+        """
+        import torch
+
+        infos = [c.tensors[name] for c in checkpoints]
+        shape, n = infos[0].shape, infos[0].elements
+        wide = any(i.dtype == "F64" for i in infos)
+        work = self._work(len(infos) * min(self.chunk, n), wide)
+        count = -(-n // self.chunk)
+        per_block = self.chunk * self.blocks
+        for block in range(0, n, per_block):
+            chunks = [
+                Chunk(name, shape, at, min(at + self.chunk, n), at // self.chunk, count)
+                for at in range(block, min(block + per_block, n), self.chunk)
+            ]
+            chunks = [c for c in chunks if wants is None or wants(c)]
+            if not chunks:
+                continue
+            first, last = chunks[0].start, chunks[-1].stop
+            raws = []
+            for i, (checkpoint, info) in enumerate(zip(checkpoints, infos, strict=True)):
+                width = DTYPES[info.dtype].bits // 8
+                view = self.raw((last - first) * width, i)
+                checkpoint.read_into(name, first * width, view)
+                raws.append(torch.frombuffer(view, dtype=torch_dtype(info.dtype)))
+                self._on_bytes(len(view))
+            for chunk in chunks:
+                size = chunk.stop - chunk.start
+                values = work[: len(infos) * size].view(len(infos), size)
+                for row, raw in zip(values, raws, strict=True):
+                    row.copy_(raw[chunk.start - first : chunk.stop - first])
+                yield chunk, values
+
+    def raw(self, size: int, index: int = 0) -> memoryview:
+        """This thread's buffer number `index`, at least `size` bytes, kept between calls."""
+        raws: dict[int, bytearray] = self._local.__dict__.setdefault("raws", {})
+        if len(raws.get(index, b"")) < size:
+            raws[index] = bytearray(size)
+        return memoryview(raws[index])[:size]
+
+    def _work(self, elements: int, wide: bool) -> torch.Tensor:
+        import torch
+
+        held: dict[bool, torch.Tensor] = self._local.__dict__.setdefault("work", {})
+        if wide not in held or held[wide].numel() < elements:
+            dtype = torch.float64 if wide else torch.float32
+            held[wide] = torch.empty(elements, dtype=dtype, device=self.device)
+        return held[wide]
