@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
 import tomllib
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import zoo
-from zoo.plugins import BUNDLED, BrokenPluginWarning, load_plugins
+from zoo.plugin_sources import BUNDLED
+from zoo.plugins import BrokenPluginWarning, load_plugins
 
 MEAN = """
     import zoo
@@ -211,6 +213,38 @@ def test_every_bundled_plugin_loads_and_the_four_methods_are_there():
     assert [] == plugins.broken
     assert {"linear", "slerp", "task_arithmetic", "ties"} <= set(plugins.methods)
     assert BUNDLED == plugins.origin("ties").distribution
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Puts a distribution with one plugin on the path, as pip would."""
+
+    def installed(name, source):
+        info = tmp_path / f"{name}-3.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 3.0\n")
+        (info / "entry_points.txt").write_text(f"[zoo]\n{name} = {name}_module\n")
+        (tmp_path / f"{name}_module.py").write_text(textwrap.dedent(source))
+        monkeypatch.syspath_prepend(tmp_path)
+
+    return installed
+
+
+def test_an_installed_plugin_is_found_by_its_entry_point(install):
+    install("median_plugin", MEAN.format(name="median"))
+
+    plugins = load_plugins()
+
+    assert ("median_plugin", "median_plugin", "3.0") == plugins.origin("median")
+
+
+def test_a_broken_installed_plugin_is_named_with_its_distribution(install):
+    install("burst_plugin", "raise ValueError('no luck')")
+
+    with pytest.warns(BrokenPluginWarning, match=r"burst_plugin_module \(burst_plugin 3.0\)"):
+        plugins = load_plugins()
+
+    assert "ValueError: no luck (burst_plugin_module.py, line 1)." == plugins.broken[0].error
 
 
 def test_a_drop_in_cannot_replace_a_bundled_method(drop_in):

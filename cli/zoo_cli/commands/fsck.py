@@ -24,15 +24,7 @@ def command(ctx: click.Context, session: Session, threads: int | None, as_json: 
     with session.open() as registry:
         report = registry.fsck(threads=threads, progress=session.progress)
     if as_json:
-        show_json(
-            {
-                "ok": report.ok,
-                "checked_objects": report.checked_objects,
-                "checked_bytes": report.checked_bytes,
-                "damaged": report.damaged,
-                "notes": report.notes,
-            }
-        )
+        show_json(report.as_dict())
     else:
         for note in report.notes:
             say(f"note: {note}")

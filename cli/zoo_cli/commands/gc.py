@@ -30,15 +30,7 @@ def command(session: Session, dry_run: bool, partial_age_days: float, as_json: b
     with session.open() as registry:
         report = registry.gc(dry_run=dry_run, partial_age_days=partial_age_days)
     if as_json:
-        show_json(
-            {
-                "dry_run": dry_run,
-                "removed_objects": report.removed_objects,
-                "removed_bytes": report.removed_bytes,
-                "removed_staging": report.removed_staging,
-                "kept_objects": report.kept_objects,
-            }
-        )
+        show_json({"dry_run": dry_run, **report.as_dict()})
         return
     verb = "Would free" if dry_run else "Freed"
     say(f"{verb} {size(report.removed_bytes)}; {report.kept_objects} objects stay.")
