@@ -1,0 +1,210 @@
+"""Every flipped bit is found and traced; what is harmless is only noted."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from zoo.digest import weights_digest
+from zoo.records import RunDraft, RunInput, VersionDraft
+
+STATE = {"w": torch.arange(4.0), "b": torch.tensor(1)}
+
+
+def flip(path: Path, bit: int) -> None:
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+
+
+def weights(registry) -> tuple[str, Path]:
+    return next((key, path) for key, path, _ in registry.store.objects() if key.startswith("tree"))
+
+
+def merged_from(registry, parent: str, name: str) -> None:
+    """A version with a run on record, without the cost of merging."""
+    version = registry.get(parent)
+    tensors = registry.catalog.tensors(version.id)
+    draft = VersionDraft(
+        name=name,
+        kind="merge",
+        digest=weights_digest((t.name, t.digest) for t in tensors[:1]),
+        tensors=tensors[:1],
+        files=(),
+    )
+    run = RunDraft(
+        id="00000000-0000-4000-8000-000000000000",
+        kind="merge",
+        inputs=(RunInput(version.id, version.digest, "expert", 0),),
+        recipe={},
+        recipe_digest="sha256:" + "0" * 64,
+        method="linear",
+        method_version="1.0.0",
+        plugin="zoo-registry",
+        plugin_version="0",
+        code_hash="sha256:" + "0" * 64,
+        seed=0,
+        selection=None,
+        environment={},
+        timings={},
+        started_at="2026-01-01T00:00:00Z",
+        ended_at="2026-01-01T00:00:00Z",
+    )
+    registry.catalog.add(draft, run)
+
+
+def test_a_sound_zoo_is_ok_and_everything_was_read(registry, save):
+    registry.register(save(STATE), name="m")
+
+    report = registry.fsck()
+
+    sizes = [size for _, _, size in registry.store.objects()]
+    assert (True, len(sizes), sum(sizes)) == (
+        report.ok,
+        report.checked_objects,
+        report.checked_bytes,
+    )
+    assert ([], []) == (report.damaged, report.notes)
+
+
+def test_every_single_bit_of_a_weights_file_is_guarded(registry, save):
+    registry.register(save({"w": torch.ones(2, dtype=torch.uint8)}), name="m")
+    key, path = weights(registry)
+
+    for bit in range(path.stat().st_size * 8):
+        flip(path, bit)
+        assert [key] == [d["object"] for d in found(registry)], f"bit {bit} flipped unseen"
+        flip(path, bit)
+    assert [] == found(registry)
+
+
+def found(registry) -> list:
+    """Damage of objects alone: the database is not what is flipped here, and is slow to check."""
+    from zoo.fsck import damaged_objects
+
+    return damaged_objects(registry)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_any_change_of_any_object_is_found(registry, save, data):
+    if not registry.select():
+        registry.register(save({"w": torch.randn(100, 3), "n": torch.arange(9)}), name="m")
+    key, path, size = data.draw(st.sampled_from(list(registry.store.objects())))
+    good = path.read_bytes()
+    start = data.draw(st.integers(0, size))
+    bad = (
+        good[:start]
+        + data.draw(st.binary(max_size=20))
+        + good[data.draw(st.integers(start, size)) :]
+    )
+    path.chmod(0o644)
+    path.write_bytes(bad)
+
+    assert ([key] if bad != good else []) == [d["object"] for d in found(registry)]
+    path.write_bytes(good)
+
+
+def test_damage_is_traced_to_versions_and_descendants(registry, save):
+    registry.register(save(STATE), name="base")
+    registry.register(save(STATE), name="twin")
+    registry.register(save({"w": torch.ones(3)}), name="tuned", base="base")
+    merged_from(registry, "tuned", "merged")
+    key, path = next(
+        (f.object, registry.store.path(f.object))
+        for f in registry.catalog.files(registry.get("base").id)
+        if f.path == "model.safetensors"
+    )
+    flip(path, 1000)
+
+    report = registry.fsck()
+
+    assert not report.ok
+    assert [key] == [d["object"] for d in report.damaged]
+    assert ["base@1", "twin@1"] == report.damaged[0]["versions"]
+    assert ["merged@1", "tuned@1"] == report.damaged[0]["descendants"]
+
+
+def test_a_missing_object_is_found(registry, save):
+    registry.register(save(STATE), name="m")
+    key, path = weights(registry)
+    path.unlink()
+
+    report = registry.fsck()
+
+    assert [(key, "it is missing", ["m@1"])] == [
+        (d["object"], d["problem"], d["versions"]) for d in report.damaged
+    ]
+
+
+def test_garbage_and_changed_directories_are_only_noted(registry, save):
+    registry.register(save(STATE), name="gone")
+    registry.register(save({"w": torch.ones(1)}), name="kept")
+    registry.remove("gone")
+    (registry.path("kept") / "config.json").unlink()
+
+    report = registry.fsck()
+
+    assert report.ok
+    assert 3 == len(report.notes)
+    assert "gc" in report.notes[0]
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "UPDATE events SET subject = 'other' WHERE sequence = 2",
+        "UPDATE manifests SET tensors = x'00'",
+        "UPDATE manifests SET digest = 'sha256:" + "0" * 64 + "'",
+        "PRAGMA foreign_keys=OFF; DELETE FROM manifests",
+    ],
+)
+def test_a_tampered_database_is_found(registry, zoo_path, save, tampering):
+    registry.register(save(STATE), name="m")
+    with sqlite3.connect(zoo_path) as connection:
+        connection.executescript(tampering)
+    connection.close()
+
+    report = registry.fsck()
+
+    assert not report.ok
+    assert {"database"} == {d["object"] for d in report.damaged}
+
+
+def test_gc_frees_what_was_removed_and_nothing_else(registry, save):
+    registry.register(save(STATE), name="gone")
+    registry.register(save({"w": torch.ones(1)}), name="kept")
+    registry.remove("gone")
+
+    planned = registry.gc(dry_run=True)
+    report = registry.gc()
+
+    assert planned == report
+    assert (1, 2) == (report.removed_objects, report.kept_objects)
+    assert [("kept", 1)] == list(registry.store.views())
+    assert [] == registry.fsck().notes
+    assert 0 == registry.gc().removed_objects
+
+
+def test_gc_keeps_unfinished_merges_until_they_are_old(registry):
+    with pytest.raises(RuntimeError), registry.store.staging("merge-x", keep=True):
+        raise RuntimeError
+
+    assert 0 == registry.gc().removed_staging
+    assert 1 == registry.gc(partial_age_days=0).removed_staging
+    assert [] == list((registry.store.root / "staging").iterdir())
+
+
+def test_gc_leaves_the_work_of_the_living(registry):
+    with registry.store.staging("merge-x", keep=True) as staging:
+        (staging / "part").touch()
+        assert 0 == registry.gc(partial_age_days=0).removed_staging
+        assert (staging / "part").exists()

@@ -1,0 +1,434 @@
+"""Registration through the public interface: what goes in is what is kept, or nothing is."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import zoo
+from zoo.digest import flat_key_of_file, tensor_digest, tree_key, weights_digest
+from zoo.errors import (
+    InvalidCheckpoint,
+    InvalidName,
+    NotFound,
+    StoreError,
+    UnsupportedFormat,
+    ZooError,
+)
+from zoo.safetensors_header import read_header
+
+STATE = {
+    "w": torch.arange(12.0).reshape(3, 4),
+    "half": torch.ones(5, dtype=torch.float16),
+    "steps": torch.tensor(7),
+    "nothing": torch.empty(0, 4),
+}
+
+
+def raw(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def nothing_is_left(registry) -> bool:
+    staging = list((registry.store.root / "staging").iterdir())
+    return [] == staging and [] == list(registry.store.objects()) and [] == registry.select()
+
+
+def test_a_registered_directory_comes_back_byte_for_byte(registry, save):
+    source = save(STATE, hidden=4)
+
+    version = registry.register(source, name="team/model")
+
+    for file in ("model.safetensors", "config.json"):
+        assert (source / file).read_bytes() == (registry.path("team/model") / file).read_bytes()
+    assert ("team/model@1", "tiny") == (version.ref, version.architecture)
+
+
+def test_digests_are_those_of_the_bytes(registry, save):
+    source = save(STATE)
+
+    version = registry.register(source, name="m")
+
+    kinds = {"w": "F32", "half": "F16", "steps": "I64", "nothing": "F32"}
+    expected = {n: tensor_digest(kinds[n], t.shape, raw(t)) for n, t in STATE.items()}
+    assert expected == {t.name: t.digest for t in registry.catalog.tensors(version.id)}
+    assert weights_digest(expected.items()) == version.digest
+    header = read_header(source / "model.safetensors")
+    assert {
+        "config.json": flat_key_of_file(source / "config.json"),
+        "model.safetensors": tree_key(header.raw, [expected[t.name] for t in header.tensors]),
+    } == {f.path: f.object for f in registry.catalog.files(version.id)}
+
+
+def test_sharding_does_not_change_the_weights_digest(registry, save, tmp_path):
+    whole = registry.register(save(STATE), name="whole")
+    sharded = tmp_path / "sharded"
+    sharded.mkdir()
+    weight_map = {}
+    for i, (name, tensor) in enumerate(STATE.items()):
+        save_file({name: tensor}, sharded / f"{i}.safetensors")
+        weight_map[name] = f"{i}.safetensors"
+    index = sharded / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+
+    version = registry.register(sharded, name="sharded")
+
+    assert whole.digest == version.digest
+    assert (registry.path("sharded") / index.name).read_bytes() == index.read_bytes()
+
+
+def test_a_torch_file_has_the_digest_of_the_same_safetensors(registry, save, tmp_path):
+    torch.save({"state_dict": STATE, "epoch": 1}, tmp_path / "m.pth")
+
+    version = registry.register(tmp_path / "m.pth", name="torch")
+
+    assert registry.register(save(STATE), name="safetensors").digest == version.digest
+    assert "state_dict" == version.notes["state_dict_key"]
+    stored = load_file(registry.path("torch") / "model.safetensors")
+    assert all(torch.equal(STATE[name], stored[name]) for name in STATE)
+
+
+def test_a_single_file_is_called_as_hugging_face_calls_it(registry, tmp_path):
+    save_file(STATE, tmp_path / "odd-name.safetensors")
+
+    registry.register(tmp_path / "odd-name.safetensors", name="m")
+
+    assert ["model.safetensors"] == [p.name for p in registry.path("m").iterdir()]
+
+
+def test_equal_files_are_stored_once_and_versions_count_up(registry, save):
+    for number in (1, 2, 3):
+        assert number == registry.register(save(STATE), name="m").version
+
+    assert 2 == len(list(registry.store.objects()))
+
+
+def test_metadata_is_recorded(registry, save):
+    registry.register(save(STATE), name="base", kind="base")
+
+    version = registry.register(
+        save(STATE),
+        name="math",
+        base="base",
+        task="math",
+        phase="IV-B",
+        license="mit",
+        tags={"seed": "1"},
+        metrics={"accuracy": 0.5, "accuracy/hard": 0.25},
+    )
+
+    assert ("base@1", "math", "IV-B", "mit") == (
+        version.base,
+        version.task,
+        version.phase,
+        version.license,
+    )
+    assert {"seed": "1"} == dict(version.tags)
+    assert {"accuracy": 0.5, "accuracy/hard": 0.25} == dict(version.metrics)
+
+
+def test_a_checkpoint_with_nan_registers(registry, save):
+    assert 1 == registry.register(save({"w": torch.tensor([float("nan")])}), name="m").version
+
+
+# Link modes
+
+
+@pytest.mark.parametrize("mode", ["clone", "copy", "hardlink", "symlink"])
+def test_every_link_mode_stores_the_same_object(registry, save, mode):
+    source = save(STATE)
+
+    registry.register(source, name="m", link_mode=mode)
+
+    stored = registry.path("m") / "model.safetensors"
+    original = source / "model.safetensors"
+    assert original.read_bytes() == stored.read_bytes()
+    assert {
+        "clone": (False, False),
+        "copy": (False, False),
+        "hardlink": (True, True),
+        "symlink": (True, True),
+    }[mode] == (os.path.samefile(stored, original), stored.samefile(original))  # noqa: PTH121
+    assert registry.fsck().ok
+
+
+@pytest.mark.parametrize("mode", ["clone", "copy"])
+def test_editing_the_source_later_does_not_touch_an_own_copy(registry, save, mode):
+    source = save(STATE)
+    registry.register(source, name="m", link_mode=mode)
+    os.truncate(source / "model.safetensors", 5)
+
+    assert registry.fsck().ok
+
+
+def test_linking_leaves_the_mode_of_the_users_file_alone(registry, save):
+    source = save(STATE)
+    before = stat.S_IMODE((source / "model.safetensors").stat().st_mode)
+
+    registry.register(source, name="a", link_mode="hardlink")
+
+    assert before == stat.S_IMODE((source / "model.safetensors").stat().st_mode)
+
+
+def test_a_symlinked_source_that_moves_is_found_by_fsck(registry, save):
+    source = save(STATE)
+    registry.register(source, name="m", link_mode="symlink")
+    (source / "model.safetensors").rename(source / "elsewhere")
+
+    report = registry.fsck()
+
+    assert ["m@1"] == report.damaged[0]["versions"]
+    assert "gone" in report.damaged[0]["problem"]
+
+
+def test_sources_that_are_links_themselves_are_followed(registry, save, tmp_path):
+    blobs = save(STATE)
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    for file in blobs.iterdir():
+        (snapshot / file.name).symlink_to(file)
+
+    registry.register(snapshot, name="m", link_mode="hardlink")
+
+    assert not next(iter(registry.store.objects()))[1].is_symlink()
+    assert "tiny" == registry.get("m").architecture
+
+
+# Refusals leave nothing
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"name": "../evil"}, InvalidName),
+        ({"name": "a/1"}, InvalidName),
+        ({"kind": "expart"}, ZooError),
+        ({"link_mode": "teleport"}, ZooError),
+        ({"base": "nobody"}, NotFound),
+        ({"source": "nowhere"}, NotFound),
+        ({"source": "hf://org/model@main"}, NotFound),
+        ({"source": "s3://bucket"}, NotFound),
+    ],
+)
+def test_a_wrong_argument_is_a_clear_error_and_leaves_nothing(registry, save, change, error):
+    arguments = {"source": save(STATE), "name": "m", **change}
+
+    with pytest.raises(error) as caught:
+        registry.register(arguments.pop("source"), **arguments)
+
+    assert str(caught.value)
+    assert nothing_is_left(registry)
+
+
+def test_an_hf_source_without_a_resolver_says_how_to_download(registry):
+    with pytest.raises(NotFound, match="hf download org/model"):
+        registry.register("hf://org/model@main", name="m")
+
+
+def test_an_unknown_format_names_the_known_ones(registry, tmp_path):
+    (tmp_path / "note.txt").write_text("hello")
+
+    with pytest.raises(UnsupportedFormat, match="safetensors"):
+        registry.register(tmp_path / "note.txt", name="m")
+    assert nothing_is_left(registry)
+
+
+@pytest.mark.parametrize("cut", [0, 7, 8, 50, -1])
+def test_a_cut_off_file_leaves_nothing(registry, save, cut):
+    source = save(STATE)
+    file = source / "model.safetensors"
+    os.truncate(file, cut if cut >= 0 else file.stat().st_size + cut)
+
+    with pytest.raises(InvalidCheckpoint):
+        registry.register(source, name="m")
+    assert nothing_is_left(registry)
+
+
+def test_a_good_shard_beside_a_bad_one_leaves_nothing(registry, save):
+    source = save(STATE)
+    (source / "second.safetensors").write_bytes(b"\xff" * 100)
+
+    with pytest.raises(InvalidCheckpoint):
+        registry.register(source, name="m")
+    assert nothing_is_left(registry)
+
+
+def test_an_error_while_hashing_leaves_nothing(registry, save, monkeypatch):
+    monkeypatch.setattr("zoo.safetensors_checkpoint.os.preadv", _fails)
+
+    with pytest.raises(InvalidCheckpoint):
+        registry.register(save(STATE), name="m")
+    assert nothing_is_left(registry)
+
+
+def _fails(*_args: object) -> int:
+    raise OSError(5, "Input/output error")
+
+
+def test_a_database_that_refuses_leaves_no_version(registry, save, monkeypatch):
+    def refuse(*_args: object) -> None:
+        raise ZooError("no")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(registry.catalog, "add", refuse)
+        with pytest.raises(ZooError):
+            registry.register(save(STATE), name="m")
+
+    assert [] == registry.select()
+    registry.gc()
+    assert nothing_is_left(registry)
+
+
+# Other processes
+
+
+def run(script: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=check,
+    )
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start a script in a process of its own; it is gone when the test ends."""
+    with ExitStack() as stack:
+
+        def begin(script: str, *arguments: object) -> subprocess.Popen[bytes]:
+            words = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
+            process = stack.enter_context(subprocess.Popen(words))
+            stack.callback(process.kill)
+            return process
+
+        yield begin
+
+
+def test_a_registration_killed_before_its_commit_is_invisible(registry, zoo_path, save):
+    script = """
+        import os, signal, sys
+        import zoo
+        with zoo.open(sys.argv[1]) as registry:
+            registry.catalog.add = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
+            registry.register(sys.argv[2], name="m")
+    """
+
+    assert -9 == run(script, zoo_path, save(STATE), check=False).returncode
+
+    assert [] == registry.select()
+    assert registry.fsck().ok
+    report = registry.gc()
+    assert (2, 1) == (report.removed_objects, report.removed_staging)
+    assert nothing_is_left(registry)
+
+
+def test_eight_processes_number_one_name_densely(registry, zoo_path, save, start):
+    script = """
+        import sys
+        import zoo
+        with zoo.open(sys.argv[1]) as registry:
+            for _ in range(2):
+                registry.register(sys.argv[2], name="m")
+    """
+    sources = [save({"w": torch.full((3,), float(i))}) for i in range(8)]
+    processes = [start(script, zoo_path, source) for source in sources]
+
+    assert [0] * 8 == [p.wait() for p in processes]
+    assert list(range(1, 17)) == sorted(v.version for v in registry.select())
+    assert registry.fsck().ok
+
+
+def test_gc_never_takes_what_another_process_is_registering(registry, zoo_path, save, start):
+    script = """
+        import sys
+        import zoo
+        with zoo.open(sys.argv[1]) as registry:
+            for _ in range(8):
+                # The same bytes come and go: the second finds objects that gc is about to take.
+                version = registry.register(sys.argv[2], name=sys.argv[3])
+                registry.remove(version.ref)
+            registry.register(sys.argv[2], name=sys.argv[3])
+    """
+    source = save(STATE)
+    processes = [start(script, zoo_path, source, f"m{i}") for i in range(2)]
+    collected = 0
+    while any(p.poll() is None for p in processes):
+        collected += registry.gc().removed_objects
+
+    assert [0, 0] == [p.wait() for p in processes]
+    assert collected
+    assert ["m0@9", "m1@9"] == [v.ref for v in registry.select()]
+    report = registry.fsck()
+    assert [] == report.damaged
+    for i in range(2):
+        assert STATE["w"].equal(load_file(registry.path(f"m{i}") / "model.safetensors")["w"])
+
+
+# Full and read-only disks
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of 1 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a tmpfs takes root")
+    mount = tmp_path / "small"
+    mount.mkdir()
+    done = run_quietly("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount)
+    if done.returncode:
+        pytest.skip(f"cannot mount a tmpfs here: {done.stderr.strip()}")
+    try:
+        yield mount
+    finally:
+        run_quietly("umount", "-l", mount)
+
+
+def run_quietly(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*map(str, words)], capture_output=True, text=True, check=False)
+
+
+def test_a_model_larger_than_the_disk_is_refused_before_writing(small_disk, tmp_path, save):
+    with zoo.open(tmp_path / "registry.db", store=small_disk / "store") as registry:
+        with pytest.raises(StoreError, match="the disk is full") as caught:
+            registry.register(save({"w": torch.ones(1_000_000)}), name="m")
+
+        assert caught.value.needed > 4_000_000 > caught.value.free
+        assert nothing_is_left(registry)
+
+
+def test_a_disk_that_fills_up_while_writing_leaves_nothing(small_disk, tmp_path, save, monkeypatch):
+    monkeypatch.setattr("zoo.ingest._check_room", lambda *_: None)
+    with zoo.open(tmp_path / "registry.db", store=small_disk / "store") as registry:
+        with pytest.raises(StoreError, match="the disk is full") as caught:
+            registry.register(save({f"w{i}": torch.ones(50_000) for i in range(20)}), name="m")
+
+        assert 28 == caught.value.errno
+        assert nothing_is_left(registry)
+        small = save({"w": torch.ones(3)})
+        assert 1 == registry.register(small, name="m").version
+        assert registry.fsck().ok
+
+
+def test_a_read_only_store_is_a_clear_error(small_disk, tmp_path, save):
+    source = save(STATE)
+    with zoo.open(tmp_path / "registry.db", store=small_disk / "store") as registry:
+        registry.register(source, name="m")
+        assert 0 == run_quietly("mount", "-o", "remount,ro", small_disk).returncode
+
+        with pytest.raises(StoreError, match="read-only"):
+            registry.register(source, name="m")
+        assert ["m@1"] == [v.ref for v in registry.select()]
+        assert (registry.path("m@1") / "config.json").is_file()
+        assert registry.fsck().ok
