@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import doctest
 import os
+import pty
+import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from docs_pages import DOCS, ROOT, Page, all_pages, commands
 
-TRANSCRIPTS = [Page(ROOT / "README.md"), Page(DOCS / "how-to/audit-a-merge.md")]
+TRANSCRIPTS = [
+    Page(ROOT / "README.md"),
+    Page(DOCS / "tutorial/by-hand.md"),
+    Page(DOCS / "how-to/audit-a-merge.md"),
+]
 """Pages whose `console` blocks are run from first to last in an empty directory that holds
-`examples`, their output compared; `...` stands for anything."""
-
+`examples`, and their output compared; `...` stands for anything."""
 
 WRITTEN = [p for p in all_pages() if "reference" not in p.path.parts]
 """Pages by hand; the generated ones show signatures as Python."""
-
-
-@pytest.mark.parametrize("page", WRITTEN, ids=str)
-def test_every_python_block_is_python(page: Page) -> None:
-    for block in page.blocks("python"):
-        compile("\n" * (block.line - 1) + block.text, str(page), "exec")
-
 
 CHECK_ALL = """
 from zoo.testing import check_method
@@ -33,6 +32,12 @@ for method in (median, clipped_sum, loud_mean):
     failed = [outcome for outcome in check_method(method) if outcome.status == "failed"]
     assert not failed, (method.name, failed)
 """
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=str)
+def test_every_python_block_is_python(page: Page) -> None:
+    for block in page.blocks("python"):
+        compile("\n" * (block.line - 1) + block.text, str(page), "exec")
 
 
 def test_the_how_to_on_methods_works_as_written(tmp_path: Path) -> None:
@@ -44,13 +49,14 @@ def test_the_how_to_on_methods_works_as_written(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("\n".join([plugin, *later, CHECK_ALL]), encoding="utf-8")
 
-    shown = run("zoo --plugins-dir my-plugins methods median", tmp_path)
-    checked = run("zoo --plugins-dir my-plugins plugins check median", tmp_path)
-    ran = run(f"{sys.executable} script.py", tmp_path)
+    for command in (
+        "zoo --plugins-dir my-plugins methods median",
+        "zoo --plugins-dir my-plugins plugins check median",
+        f"{sys.executable} script.py",
+    ):
+        code, shown = typed(command, tmp_path)
 
-    assert (shown.returncode, checked.returncode, ran.returncode) == (0, 0, 0), "\n".join(
-        done.stdout + done.stderr for done in (shown, checked, ran)
-    )
+        assert code == 0, shown
 
 
 @pytest.mark.parametrize("page", TRANSCRIPTS, ids=str)
@@ -61,22 +67,50 @@ def test_transcripts_repeat(page: Page, tmp_path: Path) -> None:
         for command, expected in commands(block):
             if not command.startswith("zoo"):
                 continue
-            done = run(command, tmp_path)
+            code, shown = typed(command, tmp_path)
 
-            assert done.returncode == 0, f"{page}:{block.line}: {command}\n{done.stderr}"
-            got = done.stdout.replace("\t", "  ")
-            assert not expected or same(expected, got, doctest.ELLIPSIS), (
-                f"{page}:{block.line}: {command}\nshown:\n{expected}\ngot:\n{got}"
+            assert code == 0, f"{page}:{block.line}: {command}\n{shown}"
+            assert not expected or same(expected, shown, doctest.ELLIPSIS), (
+                f"{page}:{block.line}: {command}\nin the page:\n{expected}\nnow:\n{shown}"
             )
 
 
-def run(command: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    """A shell command as a reader would type it, with this environment's programs first."""
+def typed(command: str, directory: Path) -> tuple[int, str]:
+    """Exit code of a shell command, and what a reader would see on a plain terminal.
+
+    stdout is a terminal 96 columns wide, colours removed; stderr is a pipe, so no bars are drawn.
+    """
+    ours, theirs = pty.openpty()
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return subprocess.run(
+    surroundings = {"PATH": path, "COLUMNS": "96", "TERM": "xterm"}
+    seen: list[bytes] = []
+    reader = threading.Thread(target=_read_all, args=(ours, seen))
+    with subprocess.Popen(
         ["bash", "-c", command],
         cwd=directory,
-        env={**os.environ, "PATH": path, "COLUMNS": "100"},
-        capture_output=True,
+        env={**os.environ, **surroundings},
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        os.close(theirs)
+        reader.start()
+        assert process.stderr is not None
+        complaints = process.stderr.read()
+        reader.join()
+    os.close(ours)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", b"".join(seen).decode()).splitlines()
+    shown = "".join(line.rstrip() + "\n" for line in lines)
+    return process.returncode, shown + (complaints if process.returncode else "")
+
+
+def _read_all(descriptor: int, seen: list[bytes]) -> None:
+    while True:
+        try:
+            data = os.read(descriptor, 4096)
+        except OSError:  # Linux says EIO when the other end has closed
+            return
+        if not data:
+            return
+        seen.append(data)
