@@ -7,6 +7,7 @@ import sys
 
 import click
 import pytest
+from click.testing import CliRunner
 from zoo_cli.main import BUILT_IN, cli
 
 FIXED = [
@@ -124,3 +125,40 @@ def test_completion_is_offered_for(shell, zoo_run):
 
     assert 0 == result.exit_code
     assert f"_ZOO_COMPLETE={shell}_complete" in result.output
+
+
+def test_references_are_completed_by_name(zoo_run, zoo_json, checkpoint):
+    zoo_json("register", checkpoint("m", 1.0), "--name", "math")
+
+    def completed(words):
+        said = CliRunner().invoke(
+            cli,
+            prog_name="zoo",
+            env={
+                "_ZOO_COMPLETE": "bash_complete",
+                "COMP_WORDS": words,
+                "COMP_CWORD": str(len(words.split()) - 1),
+            },
+        )
+        return said.output.splitlines()
+
+    assert ["plain,math"] == completed("zoo show ma")
+    assert ["plain,math"] == completed("zoo merge --base ma")
+    assert ["plain,lineage", "plain,ls"] == sorted(completed("zoo l"))
+    assert [] == completed("zoo --registry nowhere.db show ma")
+
+
+def test_sql_is_shown_when_asked_twice_and_not_before(zoo_run, tmp_path):
+    assert 0 == zoo_run("init").exit_code
+
+    def said(*switches):
+        return subprocess.run(
+            [sys.executable, "-c", "from zoo_cli.main import main; main()", *switches, "ls"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stderr
+
+    assert "SELECT" in said("-vv")
+    assert "SELECT" not in said("-v")

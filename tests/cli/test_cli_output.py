@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 
@@ -56,14 +57,14 @@ def test_a_pipe_gets_tab_separated_lines_without_colour(zoo_run):
     assert "\x1b" not in "".join(lines)
 
 
-def on_a_terminal(*args: str) -> str:
-    """What `zoo ARGS` writes to a terminal 100 columns wide."""
+def on_a_terminal(code: str, columns: int = 100) -> str:
+    """What a Python program writes to a terminal, stdout and stderr together."""
     main, terminal = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", "from zoo_cli.main import main; main()", *args],
+        [sys.executable, "-c", code],
         stdout=terminal,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "COLUMNS": "100", "TERM": "xterm-256color"},
+        stderr=terminal,
+        env={**os.environ, "COLUMNS": str(columns), "TERM": "xterm-256color"},
     )
     os.close(terminal)
     said = b""
@@ -80,12 +81,54 @@ def on_a_terminal(*args: str) -> str:
     return said.decode()
 
 
+def without_colour(text: str) -> list[str]:
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).replace("\r", "").split("\n")
+
+
 def test_a_terminal_gets_a_table_with_a_rule_and_bold_heads_that_fits():
-    said = on_a_terminal("methods")
+    said = on_a_terminal(
+        "from zoo_cli.main import cli; cli(['methods'], prog_name='zoo', standalone_mode=False)"
+    )
 
-    assert "━" in said or "─" in said
+    assert "─" in said
     assert "\x1b[1m" in said
-    import re
+    assert max(len(line) for line in without_colour(said)) <= 100
 
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", said)
-    assert max(len(line.rstrip("\r")) for line in plain.split("\n")) <= 100
+
+TABLE = """
+from zoo_cli.output import Column, show_table
+show_table(
+    [Column("name", whole=True), Column("first", spare=1), Column("least", spare=2)],
+    [["a" * 20, "b" * 20, "c" * 20]],
+)
+"""
+
+
+@pytest.mark.parametrize(
+    ("columns", "seen"), [(80, "abc"), (50, "ab"), (30, "a")], ids=["wide", "middling", "narrow"]
+)
+def test_a_narrow_terminal_loses_the_columns_that_matter_least_and_is_told(columns, seen):
+    lines = without_colour(on_a_terminal(TABLE, columns))
+
+    assert list(seen) == [cell[0] for cell in lines[2].split()]
+    assert ("left out" in "".join(lines)) == (seen != "abc")
+
+
+def test_long_work_shows_its_label_and_bytes_per_second():
+    said = on_a_terminal(
+        "from zoo_cli.bars import Bars; import time\n"
+        "bars = Bars(); bars.start(2_000_000, 'hashing'); bars.advance(1_000_000)\n"
+        "time.sleep(0.3); bars.advance(1_000_000); bars.done()\n"
+        "bars.start(0, 'of unknown size'); bars.done()"
+    )
+
+    assert "hashing" in said
+    assert "2.0/2.0 MB" in said
+    assert "MB/s" in said
+    assert "of unknown size" in said
+
+
+def test_columns_nobody_filled_are_left_out_of_tables():
+    lines = without_colour(on_a_terminal(TABLE.replace('"b" * 20', "None")))
+
+    assert ["name", "least"] == lines[0].split()
