@@ -12,8 +12,9 @@ Our form (unknown keys are refused):
     seed: 0
     dtype: bfloat16
 
-A parameter with one value per expert may be given for all, as a list, or beside the expert. A document
-with `merge_method` is mergekit's and means what mergekit means; see `zoo.mergekit_recipe`.
+A parameter with one value per expert may be given for all, as a list, or beside the expert. A
+document with `merge_method` is mergekit's and means what mergekit means; see
+`zoo.mergekit_recipe`.
 """
 
 from __future__ import annotations

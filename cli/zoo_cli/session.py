@@ -36,14 +36,21 @@ class Session:
             self._plugins = load_plugins(self.plugins_dirs)
         return self._plugins
 
-    def open(self, *, create: bool = False, store: str | None = None) -> Registry:
+    def open(
+        self, *, create: bool = False, store: str | None = None, lazy: bool = False
+    ) -> Registry:
         """The registry; use as a context manager.
 
+        Args:
+            lazy: open its database when it is first needed: a merge of paths into a directory
+                needs none.
         Raises:
             NotFound: there is none, and `create` is false.
         """
         import zoo
 
+        if lazy:
+            return zoo.Registry(self.registry_url, create=create, plugins=self.plugins)
         return zoo.open(self.registry_url, store=store, create=create, plugins=self.plugins)
 
     @property

@@ -94,8 +94,7 @@ def slerp(
     Departs: norms and the angle are summed in float64.
     """
     first, second = coefficients(*stats["angle"], t=t, threshold=dot_threshold, eps=eps)
-    a, b = experts
-    return a.mul_(first).add_(b.mul_(second))
+    return experts[0].mul_(first).add_(experts[1].mul_(second))
 
 
 def coefficients(

@@ -101,7 +101,7 @@ def command(
         asked["parameters"] = dict(parameters)
     if seed is not None:
         asked["seed"] = seed
-    with session.open(create=True) as registry:
+    with session.open(create=bool(choices["name"]), lazy=not choices["name"]) as registry:
         if dry_run:
             plan = registry.plan(recipe, **asked).as_dict()
         else:

@@ -1,0 +1,111 @@
+"""Compare two versions, tensor by tensor: what they share, and how far apart the rest is."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from zoo.checkpoint import Checkpoint
+from zoo.dtypes import DTYPES
+from zoo.inputs import open_version
+from zoo.reading import Reader
+from zoo.records import Version
+
+if TYPE_CHECKING:
+    from zoo.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """How far a tensor of b lies from the same tensor of a. All but `tensor` in float64."""
+
+    tensor: str
+    distance_l2: float
+    """|a - b|, in units of the weights."""
+    relative: float | None
+    """|a - b| / |a|, dimensionless; None where a is zero."""
+    cosine: float | None
+    """<a, b> / (|a| |b|), dimensionless; None where either is zero."""
+    max_abs: float
+    """Largest |a_i - b_i|, in units of the weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """How two versions differ. Shared tensors have equal digests; nothing is read for them."""
+
+    a: str
+    b: str
+    shared: tuple[str, ...]
+    changed: tuple[Distance, ...]
+    """Tensors of one shape and other bytes, names ascending."""
+    carried: tuple[str, ...]
+    """Tensors that differ and do not merge (integers), so they have no distance."""
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    shape_differs: tuple[str, ...]
+    total: Distance
+    """Over all floating tensors they have in common, shared ones included."""
+
+    def as_dict(self) -> dict[str, Any]:
+        from dataclasses import asdict
+
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def diff(registry: Registry, a: Version, b: Version, *, threads: int) -> Diff:
+    """Compare two stored versions. Reads what differs, once, in bounded memory."""
+    left = {t.name: t for t in registry.catalog.tensors(a.id)}
+    right = {t.name: t for t in registry.catalog.tensors(b.id)}
+    common = sorted(left.keys() & right.keys())
+    shared = [n for n in common if left[n].digest == right[n].digest]
+    reshaped = [n for n in common if left[n].shape != right[n].shape]
+    floating = [n for n in common if n not in set(reshaped) and _floats(left[n], right[n])]
+    with ExitStack() as stack:
+        pair = [open_version(registry, v, stack) for v in (a, b)]
+        reader = Reader()
+        pool = stack.enter_context(ThreadPoolExecutor(threads, "zoo-diff"))
+        # Shared tensors are read too: the total cosine needs their norms.
+        sums = dict(
+            zip(floating, pool.map(lambda n: _sums(reader, n, pair), floating), strict=True)
+        )
+    same = set(shared)
+    aa, bb, dd = (math.fsum(s[i] for s in sums.values()) for i in range(3))
+    largest = max((s[3] for s in sums.values()), default=0.0)
+    return Diff(
+        a.ref,
+        b.ref,
+        tuple(shared),
+        tuple(_distance(n, *sums[n]) for n in floating if n not in same),
+        tuple(n for n in common if n not in {*same, *reshaped, *floating}),
+        tuple(sorted(left.keys() - right.keys())),
+        tuple(sorted(right.keys() - left.keys())),
+        tuple(reshaped),
+        _distance("", aa, bb, dd, largest),
+    )
+
+
+def _floats(a: Any, b: Any) -> bool:
+    return DTYPES[a.dtype].merges and DTYPES[b.dtype].merges
+
+
+def _sums(reader: Reader, name: str, pair: list[Checkpoint]) -> tuple[float, float, float, float]:
+    """<a, a>, <b, b>, <a - b, a - b> and the largest |a - b|, in float64."""
+    aa = bb = dd = largest = 0.0
+    for _, values in reader.chunks(name, pair):
+        a, b = values.double()
+        aa += float(a.dot(a))
+        bb += float(b.dot(b))
+        a.sub_(b)
+        dd += float(a.dot(a))
+        largest = max(largest, float(a.abs().max()))
+    return aa, bb, dd, largest
+
+
+def _distance(name: str, aa: float, bb: float, dd: float, largest: float) -> Distance:
+    cosine = (aa + bb - dd) / 2 / math.sqrt(aa * bb) if aa and bb else None
+    relative = math.sqrt(dd / aa) if aa else None
+    return Distance(name, math.sqrt(dd), relative, cosine, largest)

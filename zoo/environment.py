@@ -1,0 +1,32 @@
+"""What a run should remember of the machine and the libraries it used."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+
+def environment(threads: int, device: str, memory: int) -> dict[str, Any]:
+    """Versions, platform and limits, as plain data."""
+    import torch
+
+    return {
+        "zoo": _version("zoo-registry"),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": _version("numpy"),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
+        "threads": threads,
+        "memory": memory,
+    }
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,218 @@
+"""From what a recipe names to opened models: references, paths, or a query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.checkpoint import Checkpoint
+from zoo.digest import weights_digest
+from zoo.errors import NotFound, ZooError
+from zoo.hashing import HashPool
+from zoo.plan import Model
+from zoo.recipe import Recipe
+from zoo.records import FileRecord, RunInput, Version
+from zoo.register import format_of, register, resolve_source
+from zoo.safetensors_checkpoint import INDEX, open_files, read_config
+
+if TYPE_CHECKING:
+    from zoo.contract import Method
+    from zoo.registry import Registry
+
+
+RECIPE_FILE = "zoo_recipe.json"
+"""The resolved recipe, in every merged version's directory: an exported model says what made it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One parent of a merge."""
+
+    model: Model
+    version: Version | None
+    """None for a path that is merged without being registered."""
+    beside: Mapping[FileRecord, Path]
+    """Files a merge takes over from its donor, and where they are now: configuration, tokenizer,
+    code. Not the card, which describes another model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """All parents of a merge, opened."""
+
+    experts: tuple[Input, ...]
+    base: Input | None
+    selection: dict[str, Any] | None
+    """The query as asked, and the versions it gave, frozen."""
+
+    @property
+    def donor(self) -> Input:
+        """Whose configuration, tokenizer and integer tensors the result carries."""
+        return self.base or self.experts[0]
+
+    def records(self, parameters: dict[str, Any]) -> tuple[RunInput, ...]:
+        """The parents as a run remembers them."""
+        weights = parameters.get("weight")
+        found = []
+        if self.base and self.base.version:
+            found.append(RunInput(self.base.version.id, self.base.model.digest, "base", 0, None))
+        for i, expert in enumerate(self.experts):
+            if expert.version is None:
+                continue
+            weight = weights[i] if isinstance(weights, list) else None
+            found.append(
+                RunInput(
+                    expert.version.id,
+                    expert.model.digest,
+                    "expert",
+                    i,
+                    float(weight) if isinstance(weight, (int, float)) else None,
+                )
+            )
+        return tuple(found)
+
+
+def gather(
+    registry: Registry,
+    recipe: Recipe,
+    method: Method,
+    stack: ExitStack,
+    *,
+    keep: bool,
+    threads: int,
+) -> Inputs:
+    """Open everything a recipe names; the checkpoints close with `stack`.
+
+    Args:
+        keep: register models given by path, so that lineage has something to point at.
+    Raises:
+        NotFound: a name or path leads nowhere, or a query finds nothing.
+    """
+    opener = Opener(registry, stack, keep, threads)
+    base = opener.open(recipe.base, "base") if recipe.base is not None else None
+    selection = None
+    if recipe.select is not None:
+        chosen = registry.catalog.select(
+            recipe.select.where, recipe.select.order_by, recipe.select.limit
+        )
+        versions = [v for v in chosen if base is None or v != base.version]
+        if not versions:
+            raise NotFound(
+                f"No version fits `{recipe.select.where or 'everything'}`.",
+                "There is nothing to merge.",
+                "Try the query with `zoo ls --where`.",
+                where=recipe.select.where,
+            )
+        experts = tuple(opener.version(v) for v in versions)
+        selection = {
+            "where": recipe.select.where,
+            "order_by": recipe.select.order_by,
+            "limit": recipe.select.limit,
+            "frozen": [f"{v.ref}@{v.digest}" for v in versions],
+        }
+    else:
+        experts = tuple(opener.open(e.model, "expert") for e in recipe.experts)
+    if base is None and method.base == "required":
+        base = _common_base(registry, experts, opener)
+    return Inputs(experts, base, selection)
+
+
+def open_version(registry: Registry, version: Version, stack: ExitStack) -> Checkpoint:
+    """A stored version's checkpoint, read from its objects.
+
+    Raises:
+        NotFound: its objects were collected or lost.
+    """
+    files = registry.catalog.files(version.id)
+    missing = [f for f in files if not registry.store.has(f.object)]
+    if missing:
+        raise NotFound(
+            f"The bytes of `{version.ref}` are not in the store:",
+            f"`{missing[0].path}` (object `{missing[0].object}`) is missing.",
+            "Register the same files again to bring them back, or run `zoo fsck`.",
+            ref=version.ref,
+        )
+    weights = {f.path: registry.store.path(f.object) for f in files if _is_weights(f)}
+    checkpoint = stack.enter_context(open_files(weights, version.ref))
+    config = next((f for f in files if f.path == "config.json"), None)
+    if config is not None:
+        found = read_config(registry.path(version.ref))
+        checkpoint.opened = replace(checkpoint.opened, config=found)
+    return checkpoint
+
+
+def _is_weights(file: FileRecord) -> bool:
+    return file.path.endswith(".safetensors")
+
+
+def _is_carried(path: str) -> bool:
+    own = (RECIPE_FILE, "mergekit_config.yml", INDEX)
+    return not path.endswith(".safetensors") and path not in own and not path.startswith("README")
+
+
+class Opener:
+    def __init__(self, registry: Registry, stack: ExitStack, keep: bool, threads: int) -> None:
+        self._registry = registry
+        self._stack = stack
+        self._keep = keep
+        self._threads = threads
+
+    def open(self, named: str, role: str) -> Input:
+        """A reference, or a path: what the registry knows goes first."""
+        try:
+            return self.version(self._registry.get(named))
+        except ZooError as unknown:
+            if not isinstance(unknown, NotFound) and not Path(named).exists():
+                raise
+            if not Path(named).exists() and "://" not in named:
+                raise
+        if self._keep:
+            return self.version(self._registered(named, role))
+        return self._loose(named)
+
+    def version(self, version: Version) -> Input:
+        checkpoint = open_version(self._registry, version, self._stack)
+        beside = {
+            f: self._registry.store.path(f.object)
+            for f in self._registry.catalog.files(version.id)
+            if _is_carried(f.path)
+        }
+        return Input(Model(version.ref, version.digest, checkpoint), version, beside)
+
+    def _registered(self, named: str, role: str) -> Version:
+        """The version of a path: the one with these weights if there is one, else a new one."""
+        known = self._registry.catalog.by_digest(self._loose(named).model.digest)
+        if known is not None:
+            return known
+        path = resolve_source(self._registry, named)
+        name = path.stem if path.is_file() else path.resolve().name
+        kind = "base" if role == "base" else "expert"
+        return register(self._registry, named, name=name, kind=kind, threads=self._threads)
+
+    def _loose(self, named: str) -> Input:
+        path = resolve_source(self._registry, named)
+        checkpoint = self._stack.enter_context(format_of(self._registry, path).open(path))
+        with HashPool(self._threads) as pool:
+            work = {n: pool.tensor(checkpoint, t) for n, t in checkpoint.tensors.items()}
+            files = {
+                path: pool.file(source)
+                for path, source in checkpoint.opened.auxiliary.items()
+                if _is_carried(path)
+            }
+            digest = weights_digest((n, f.result()) for n, f in work.items())
+            beside = {
+                FileRecord(path, *f.result()): checkpoint.opened.auxiliary[path]
+                for path, f in files.items()
+            }
+        return Input(Model(named, digest, checkpoint), None, beside)
+
+
+def _common_base(registry: Registry, experts: Sequence[Input], opener: Opener) -> Input | None:
+    """The base all experts declare, or None: pre-flight then says that one is needed."""
+    bases = {e.version.base if e.version else None for e in experts}
+    if len(bases) == 1 and (ref := bases.pop()):
+        return opener.version(registry.get(ref))
+    return None

@@ -1,0 +1,309 @@
+"""Merge: from a request to a published version, or to a plain directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from zoo.digest import flat_key, json_digest, weights_digest
+from zoo.dtypes import DTYPES
+from zoo.environment import environment
+from zoo.errors import InvalidRecipe, StoreError
+from zoo.execute import execute
+from zoo.inputs import RECIPE_FILE, Inputs, gather
+from zoo.names import check_entry_name
+from zoo.plan import Plan, plan
+from zoo.progress import NoProgress, Progress
+from zoo.publish import publish
+from zoo.recipe import Expert, Recipe, Selection, lock, read_recipe
+from zoo.records import FileRecord, RunDraft, TensorRecord, Version, VersionDraft
+from zoo.register import architecture_of
+from zoo.shards import ShardWriter
+from zoo.store import friendly
+
+if TYPE_CHECKING:
+    from zoo.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a merge may use."""
+
+    memory: int = 1 << 30
+    """Bytes resident, the interpreter included."""
+    threads: int = field(default_factory=lambda: min(16, os.cpu_count() or 1))
+    device: str = "cpu"
+
+
+def request(
+    registry: Registry,
+    recipe: str | Path | Mapping[str, Any] | None,
+    *,
+    method: str | None = None,
+    experts: Sequence[str] | None = None,
+    where: str | None = None,
+    order_by: str | None = None,
+    limit: int | None = None,
+    base: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+) -> Recipe:
+    """One recipe from a document, from options, or from a document that options override.
+
+    Raises:
+        InvalidRecipe: neither is given, or they contradict each other.
+    """
+    selecting = where is not None or order_by is not None or limit is not None
+    if recipe is None and method is None:
+        raise InvalidRecipe("A merge needs a recipe or a method.", how="Give one of the two.")
+    if experts and selecting:
+        raise InvalidRecipe("Name the experts, or select them by a query; not both.")
+    if recipe is not None:
+        asked = read_recipe(recipe, registry.plugins.methods)
+        if method is not None and method != asked.method:
+            raise InvalidRecipe(f"The recipe's method is `{asked.method}`, not `{method}`.")
+    else:
+        assert method is not None
+        if not experts and not selecting:
+            raise InvalidRecipe(
+                "Nothing says what to merge.", how="Select with --where, or name the experts."
+            )
+        asked = Recipe(registry.plugins.method(method).name)
+    if experts:
+        asked = replace(asked, experts=tuple(Expert(e) for e in experts), select=None)
+    if selecting:
+        asked = replace(asked, experts=(), select=Selection(where, order_by, limit))
+    return replace(
+        asked,
+        base=base if base is not None else asked.base,
+        parameters={**asked.parameters, **(parameters or {})},
+        seed=asked.seed if seed is None else seed,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A merge that passed pre-flight; its inputs are open."""
+
+    plan: Plan
+    inputs: Inputs
+
+    @property
+    def lock(self) -> dict[str, Any]:
+        return dict(self.plan.lock)
+
+    @property
+    def digest(self) -> str:
+        return json_digest(self.lock)
+
+    def execute(self, resources: Resources, **options: Any) -> dict[str, str]:
+        """Run the engine; see `zoo.execute.execute`."""
+        return execute(
+            self.plan,
+            [e.model for e in self.inputs.experts],
+            self.inputs.base.model if self.inputs.base else None,
+            memory=resources.memory,
+            threads=resources.threads,
+            device=resources.device,
+            **options,
+        )
+
+
+@contextmanager
+def prepared(
+    registry: Registry, asked: Recipe, resources: Resources, *, keep: bool
+) -> Iterator[Prepared]:
+    """Open the inputs and check everything; nothing is written but registrations of paths.
+
+    Args:
+        keep: register models given by path.
+    """
+    method = registry.plugins.method(asked.method)
+    with ExitStack() as stack:
+        inputs = gather(registry, asked, method, stack, keep=keep, threads=resources.threads)
+        experts = [e.model for e in inputs.experts]
+        base = inputs.base.model if inputs.base else None
+        locked = lock(asked, method, base.digest if base else None, [m.digest for m in experts])
+        work = plan(
+            method,
+            locked,
+            experts,
+            base,
+            memory=resources.memory,
+            threads=resources.threads,
+            layers=asked.layers,
+            notes=asked.notes,
+        )
+        yield Prepared(work, inputs)
+
+
+def merge(
+    registry: Registry,
+    asked: Recipe,
+    *,
+    name: str | None,
+    out: Path | None,
+    resources: Resources,
+    task: str | None = None,
+    phase: str | None = None,
+    license: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Version | None:
+    """Merge, and publish the result as the next version of `name`, or write it to `out`, or both.
+
+    A merge that dies is taken up where it was when the same recipe is run again.
+
+    Returns:
+        The new version, or None when only a directory was written.
+    """
+    if name is None and out is None:
+        raise InvalidRecipe("Name the result, or say where to write it.")
+    if name is not None:
+        check_entry_name(name)
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise StoreError(
+            f"`{out}` exists and is not an empty directory.",
+            how="Choose another place, or remove it.",
+            path=str(out),
+        )
+    listening = progress or NoProgress()
+    started, clock = datetime.now(UTC), time.monotonic()
+    with prepared(registry, asked, resources, keep=name is not None) as ready:
+        planned = time.monotonic()
+        registry.plugins.hook.zoo_before_merge(recipe=ready.lock)
+        if name is None:
+            assert out is not None
+            _to_directory(ready, out, resources, listening)
+            registry.plugins.hook.zoo_after_merge(version=None, recipe=ready.lock)
+            return None
+        with registry.store.staging("merge-" + ready.digest[7:], keep=True) as staging:
+            digests, files = _make(ready, staging, resources, listening)
+            origin = registry.plugins.origin(ready.plan.method.name)
+            run = RunDraft(
+                id=str(uuid4()),
+                kind="merge",
+                inputs=ready.inputs.records(ready.lock["parameters"]),
+                recipe=ready.lock,
+                recipe_digest=ready.digest,
+                method=ready.plan.method.name,
+                method_version=ready.plan.method.version,
+                plugin=origin.distribution,
+                plugin_version=origin.version,
+                code_hash=ready.plan.method.code_hash,
+                seed=asked.seed,
+                selection=ready.inputs.selection,
+                environment=environment(resources.threads, resources.device, resources.memory),
+                timings={
+                    "plan": round(planned - clock, 3),
+                    "merge": round(time.monotonic() - planned, 3),
+                },
+                started_at=started.isoformat(),
+                ended_at=datetime.now(UTC).isoformat(),
+            )
+            draft = _draft(ready, name, digests, files, task, phase, license, tags or {})
+            staged = {r: p for r, p in files.items() if p.is_relative_to(staging)}
+            version = publish(registry, staged, draft, run)
+    registry.plugins.hook.zoo_after_merge(version=version, recipe=ready.lock)
+    if out is not None:
+        registry.export(version.ref, out)
+    return version
+
+
+def _make(
+    ready: Prepared, staging: Path, resources: Resources, progress: Progress
+) -> tuple[dict[str, str], dict[FileRecord, Path]]:
+    """Merge into `staging`: digests of all tensors, and all files of the result.
+
+    Files the result takes over from its donor stay where they are.
+    """
+    tensors = [t.info for t in ready.plan.tasks]
+    writer = ShardWriter(staging, tensors, ready.digest)
+    try:
+        digests = writer.open(resources.threads, progress)
+        left = [t.name for t in tensors if t.name not in digests]
+        digests |= ready.execute(resources, sink=writer, only=left, progress=progress)
+        files = writer.files(digests)
+    finally:
+        writer.close()
+    writer.forget()
+    made = {RECIPE_FILE: {"recipe": ready.lock, "recipe_digest": ready.digest}}
+    donor = ready.inputs.donor
+    config, dtype = donor.model.checkpoint.opened.config, ready.lock["dtype"]
+    if config and dtype:
+        made["config.json"] = _with_dtype(config, dtype)
+    for path, content in made.items():
+        data = (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+        (staging / path).write_bytes(data)
+        files[FileRecord(path, flat_key(data), len(data))] = staging / path
+    return digests, files | {r: p for r, p in donor.beside.items() if r.path not in made}
+
+
+def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """A configuration that says the type the weights now have, where it said one before."""
+    name = DTYPES[dtype].torch_name
+    return {k: name if k in ("torch_dtype", "dtype") else v for k, v in config.items()}
+
+
+def _to_directory(ready: Prepared, out: Path, resources: Resources, progress: Progress) -> None:
+    """Merge into a directory beside `out`, which takes its name when it is whole.
+
+    A merge that dies leaves the directory, and the same merge to the same place resumes in it.
+    """
+    partial = out.absolute().parent / f".{out.name}.partial"
+    with friendly(out.parent):
+        partial.mkdir(parents=True, exist_ok=True)
+        try:
+            _, files = _make(ready, partial, resources, progress)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        for record, path in files.items():
+            target = partial / record.path
+            if path != target:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+
+
+def _draft(
+    ready: Prepared,
+    name: str,
+    digests: Mapping[str, str],
+    files: Iterable[FileRecord],
+    task: str | None,
+    phase: str | None,
+    license: str | None,
+    tags: Mapping[str, str],
+) -> VersionDraft:
+    base = ready.inputs.base.version if ready.inputs.base else None
+    licenses = {i.version.license for i in ready.inputs.experts if i.version}
+    return VersionDraft(
+        name=name,
+        kind="merge",
+        digest=weights_digest(digests.items()),
+        tensors=tuple(
+            TensorRecord(t.info.name, t.info.dtype, t.info.shape, digests[t.info.name])
+            for t in ready.plan.tasks
+        ),
+        files=tuple(sorted(files, key=lambda f: f.path)),
+        base=base.id if base else None,
+        task=task,
+        phase=phase,
+        license=license or (licenses.pop() if len(licenses) == 1 else None),
+        architecture=architecture_of(ready.inputs.donor.model.checkpoint.opened.config),
+        tags=dict(tags),
+        source=f"merge:{ready.plan.method.name}",
+        notes={"warnings": list(ready.plan.notes)} if ready.plan.notes else {},
+    )

@@ -1,0 +1,393 @@
+"""A zoo: the registry's database, its store and its plugins behind one object."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import StoreError
+
+if TYPE_CHECKING:
+    from zoo.analytics import Table
+    from zoo.catalog import Catalog
+    from zoo.diff import Diff
+    from zoo.fsck import FsckReport
+    from zoo.gc import GcReport
+    from zoo.lineage import Lineage
+    from zoo.links import LinkMode
+    from zoo.merging import Resources
+    from zoo.plan import Plan
+    from zoo.plugins import Plugins
+    from zoo.progress import Progress
+    from zoo.records import MetricValue, Version
+    from zoo.store import Store
+    from zoo.verify import Verdict
+
+DEFAULT_URL = "registry.db"
+
+
+def open(
+    url: str | Path | None = None,
+    *,
+    store: str | Path | None = None,
+    create: bool = True,
+    plugins: Plugins | None = None,
+    plugins_dirs: Sequence[str | Path] = (),
+) -> Registry:
+    """Open a zoo, and make it when there is none.
+
+    Args:
+        url: path of the registry file, or a SQLAlchemy URL; `ZOO_REGISTRY` or `registry.db`.
+        store: directory of the store; beside the registry file by default.
+        create: False makes a missing registry an error.
+        plugins: a set already loaded; otherwise installed plugins and those of `plugins_dirs`.
+    Raises:
+        NotFound, RegistryError, StoreError
+    """
+    registry = Registry(
+        str(url or os.environ.get("ZOO_REGISTRY") or DEFAULT_URL),
+        store=store,
+        create=create,
+        plugins=plugins,
+        plugins_dirs=plugins_dirs,
+    )
+    _ = registry.store
+    return registry
+
+
+class Registry:
+    """An open zoo. Close it, or use it in a `with` block.
+
+    The database is opened when it is first needed: a merge of paths into a directory needs none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        store: str | Path | None = None,
+        create: bool = True,
+        plugins: Plugins | None = None,
+        plugins_dirs: Sequence[str | Path] = (),
+    ) -> None:
+        self.url = url
+        self._store = store
+        self._create = create
+        self._plugins = plugins
+        self._plugins_dirs = plugins_dirs
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The database."""
+        from zoo.catalog import Catalog
+
+        return Catalog.open(self.url, store=self._store, create=self._create)
+
+    @cached_property
+    def store(self) -> Store:
+        """The files."""
+        from zoo.store import Store
+
+        root = self.catalog.store_root
+        return Store.create(root) if self._create else Store(root)
+
+    @cached_property
+    def plugins(self) -> Plugins:
+        """Methods, formats, architectures, tasks and metrics."""
+        from zoo.plugins import load_plugins
+
+        return self._plugins or load_plugins(self._plugins_dirs)
+
+    def close(self) -> None:
+        if "catalog" in self.__dict__:
+            self.catalog.close()
+
+    def __enter__(self) -> Registry:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # Versions
+
+    def register(
+        self,
+        source: str | Path,
+        *,
+        name: str,
+        kind: str = "expert",
+        base: str | None = None,
+        task: str | None = None,
+        phase: str | None = None,
+        license: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        metrics: Mapping[str, float] | Iterable[MetricValue] | None = None,
+        link_mode: LinkMode = "clone",
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> Version:
+        """Take a checkpoint in as the next version of `name`; see `zoo.register`."""
+        from zoo.register import register
+
+        return register(
+            self,
+            source,
+            name=name,
+            kind=kind,
+            base=base,
+            task=task,
+            phase=phase,
+            license=license,
+            tags=tags,
+            metrics=metrics,
+            link_mode=link_mode,
+            threads=threads,
+            progress=progress,
+        )
+
+    def get(self, ref: str) -> Version:
+        """The version a reference names.
+
+        Raises:
+            NotFound, AmbiguousReference
+        """
+        return self.catalog.get(ref)
+
+    def select(
+        self, where: str | None = None, order_by: str | None = None, limit: int | None = None
+    ) -> list[Version]:
+        """Versions that fit a query; see `docs/reference/query.md` for the language."""
+        return self.catalog.select(where, order_by, limit)
+
+    def annotate(
+        self,
+        ref: str,
+        *,
+        tags: Mapping[str, str] | None = None,
+        drop_tags: Sequence[str] = (),
+        metrics: Mapping[str, float] | Iterable[MetricValue] | None = None,
+        task: str | None = None,
+        phase: str | None = None,
+        license: str | None = None,
+    ) -> Version:
+        """Change what is said of a version; its bytes never change."""
+        from zoo.register import metric_values
+
+        return self.catalog.annotate(
+            self.get(ref).id,
+            tags=dict(tags or {}),
+            drop_tags=drop_tags,
+            metrics=metric_values(metrics),
+            task=task,
+            phase=phase,
+            license=license,
+        )
+
+    def alias(self, ref: str, alias: str) -> None:
+        """Point an alias at a version; earlier targets stay in the alias's history."""
+        self.catalog.alias(self.get(ref).id, alias)
+
+    def unalias(self, name: str, alias: str) -> None:
+        """Remove an alias; its history stays."""
+        self.catalog.unalias(name, alias)
+
+    def remove(self, ref: str, reason: str = "") -> None:
+        """Retire a version: no query finds it, lineage remembers it, `gc` frees its bytes."""
+        version = self.get(ref)
+        self.catalog.remove(version.id, reason)
+        self.store.drop_view(version.name, version.version)
+
+    # Merging
+
+    def plan(self, recipe: str | Path | Mapping[str, Any] | None = None, **asked: Any) -> Plan:
+        """Check a merge and predict its cost. Takes what `merge` takes; writes nothing.
+
+        Raises:
+            IncompatibleModels: `problems` lists all that is wrong.
+        """
+        from zoo.merging import prepared, request
+
+        resources = _resources(asked)
+        options = {k: v for k, v in asked.items() if k in _REQUEST}
+        with prepared(self, request(self, recipe, **options), resources, keep=False) as ready:
+            return ready.plan
+
+    def merge(
+        self,
+        recipe: str | Path | Mapping[str, Any] | None = None,
+        *,
+        method: str | None = None,
+        experts: Sequence[str] | None = None,
+        where: str | None = None,
+        order_by: str | None = None,
+        limit: int | None = None,
+        base: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+        out: str | Path | None = None,
+        memory: str | int = "1GiB",
+        threads: int | None = None,
+        device: str = "cpu",
+        task: str | None = None,
+        phase: str | None = None,
+        license: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> Version | None:
+        """Merge models by a recipe, or by a method and a query.
+
+        Args:
+            recipe: path of a YAML document, or its content as a mapping; see `zoo.recipe`.
+            experts: references or paths, in order.
+            where: a query in place of `experts`.
+            base: reference or path; the experts' common base by default, where one is needed.
+            parameters: the method's options by public name.
+            name: entry that gets the result as its next version.
+            out: directory to write the result to.
+            memory: budget for the whole process, such as `1GiB`.
+        Returns:
+            The new version; None when the result only went to `out`.
+        Raises:
+            InvalidRecipe, IncompatibleModels, GateFailed, NotFound, StoreError
+        """
+        from zoo.merging import merge, request
+
+        asked = request(
+            self,
+            recipe,
+            method=method,
+            experts=experts,
+            where=where,
+            order_by=order_by,
+            limit=limit,
+            base=base,
+            parameters=parameters,
+            seed=seed,
+        )
+        return merge(
+            self,
+            asked,
+            name=name,
+            out=None if out is None else Path(out),
+            resources=_resources({"memory": memory, "threads": threads, "device": device}),
+            task=task,
+            phase=phase,
+            license=license,
+            tags=tags,
+            progress=progress,
+        )
+
+    # Audit
+
+    def lineage(self, ref: str, *, descendants: bool = False) -> Lineage:
+        """All ancestors of a version, or all descendants; removed versions included."""
+        return self.catalog.lineage(self.catalog.get(ref, removed=True).id, descendants=descendants)
+
+    def verify(
+        self,
+        ref: str,
+        *,
+        replay: bool = False,
+        sample: int | None = None,
+        memory: str | int = "1GiB",
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> Verdict:
+        """Compare a version's bytes with the record, or merge it again and compare (`replay`)."""
+        from zoo import verify as v
+
+        version = self.get(ref)
+        resources = _resources({"memory": memory, "threads": threads})
+        if replay or sample is not None:
+            return v.replay(self, version, sample=sample, resources=resources, progress=progress)
+        return v.verify(self, version, threads=resources.threads, progress=progress)
+
+    def diff(self, a: str, b: str, *, threads: int | None = None) -> Diff:
+        """How two versions differ, tensor by tensor."""
+        from zoo.diff import diff
+
+        return diff(self, self.get(a), self.get(b), threads=threads or os.cpu_count() or 1)
+
+    # Use
+
+    def path(self, ref: str) -> Path:
+        """A version's directory in Hugging Face layout, made of links; hand it to
+        `from_pretrained`."""
+        version = self.get(ref)
+        return self.store.view(version.name, version.version, self.catalog.files(version.id))
+
+    def export(self, ref: str, directory: str | Path) -> Path:
+        """Copy a version to a new directory of plain files.
+
+        Raises:
+            StoreError: the directory exists and is not empty, or there is no room.
+        """
+        from zoo.store import friendly
+
+        version, target = self.get(ref), Path(directory)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise StoreError(
+                f"`{target}` exists and is not an empty directory.",
+                how="Choose another place, or remove it.",
+                path=str(target),
+            )
+        partial = target.absolute().parent / f".{target.name}.partial"
+        with friendly(target.parent):
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                for file in self.catalog.files(version.id):
+                    (partial / file.path).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(self.store.path(file.object), partial / file.path)
+                if target.exists():
+                    target.rmdir()
+                partial.rename(target)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        return target
+
+    def query(self, sql: str) -> Table:
+        """Run read-only SQL over a columnar snapshot of the registry."""
+        from zoo.analytics import query
+
+        return query(self.catalog, sql)
+
+    # Upkeep
+
+    def fsck(self, *, threads: int | None = None, progress: Progress | None = None) -> FsckReport:
+        """Check every byte of the store and every row that points at it."""
+        from zoo.fsck import fsck
+
+        return fsck(self, threads=threads, progress=progress)
+
+    def gc(self, *, dry_run: bool = False, partial_age_days: float = 7.0) -> GcReport:
+        """Free what no version uses."""
+        from zoo.gc import gc
+
+        return gc(self, dry_run=dry_run, partial_age_days=partial_age_days)
+
+
+_REQUEST = (
+    "method",
+    "experts",
+    "where",
+    "order_by",
+    "limit",
+    "base",
+    "parameters",
+    "seed",
+)
+
+
+def _resources(asked: Mapping[str, Any]) -> Resources:
+    from zoo.merging import Resources
+    from zoo.units import parse_bytes
+
+    threads = asked.get("threads") or min(16, os.cpu_count() or 1)
+    return Resources(
+        parse_bytes(asked.get("memory", "1GiB")), int(threads), str(asked.get("device") or "cpu")
+    )
