@@ -14,8 +14,8 @@ from zoo import tables as t
 from zoo.audit import Happening
 from zoo.digest import canonical_json
 from zoo.errors import RegistryError
-from zoo.records import MetricValue, RunDraft, TensorRecord, VersionDraft
 from zoo.many import among
+from zoo.records import MetricValue, RunDraft, TensorRecord, VersionDraft
 
 
 def add(

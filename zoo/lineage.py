@@ -15,7 +15,6 @@ from sqlalchemy import Connection, Select, literal, select
 from zoo import tables as t
 from zoo.many import among
 
-
 NODE = (
     "ref",
     "name",

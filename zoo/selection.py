@@ -21,7 +21,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
-from sqlalchemy import BigInteger, Double, and_, false, func, literal, not_, or_, select, true
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Double,
+    Select,
+    and_,
+    false,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    true,
+)
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.sql.elements import ColumnElement, UnaryExpression
 
@@ -33,12 +46,14 @@ if TYPE_CHECKING:
 
 Kind = Literal["text", "number", "bool", "tag"]
 Clause = ColumnElement[bool]
-Lookup = Callable[[Clause], Clause]
+Lookup = Callable[[Clause], "Select[Any]"]
 
 LONGEST = 20_000
 """Characters of a selection."""
 DEEPEST = 60
 """Levels of a selection's tree; chains of `and` and of `or` count once."""
+COUNTED = 10_000
+"""Entries counted to find the rarest part of a selection."""
 MOST_TERMS = 400
 """Names and values in a selection, those inside `in (...)` aside."""
 
@@ -74,7 +89,44 @@ class Vocabulary(Protocol):
         """All metric names."""
 
 
-def compile_where(text: str, vocabulary: Vocabulary) -> Clause:
+@dataclass(frozen=True)
+class _Choice:
+    """A necessary part of a selection that an index can answer."""
+
+    exact: Clause
+    """Looked up version by version."""
+    quick: Clause
+    """Looked up all at once."""
+    found: Select[Any]
+    """What `quick` collects."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A compiled selection."""
+
+    rest: list[Clause]
+    choices: list[_Choice]
+
+    def clause(self, connection: Connection) -> Clause:
+        """A condition on `versions`, led by the part that fits the fewest.
+
+        SQLite cannot tell from its statistics which of two metrics is the rarer, and would
+        collect both. Counting some thousand entries of an index costs less than a wrong guess.
+        """
+        parts = list(self.rest)
+        lead = min(self.choices, key=lambda c: self._size(connection, c), default=None)
+        parts += [c.quick if c is lead else c.exact for c in self.choices]
+        return and_(true(), *parts)
+
+    def _size(self, connection: Connection, choice: _Choice) -> int:
+        if len(self.choices) == 1:
+            return 0
+        some = choice.found.limit(COUNTED).subquery()
+        return connection.scalar(select(func.count()).select_from(some)) or 0
+
+
+def compile_where(text: str, vocabulary: Vocabulary) -> Selection:
     """A condition on `versions`.
 
     Raises:
@@ -104,8 +156,9 @@ class _Value:
     inner: ColumnElement[Any] | None = None
     """The column that holds the value in its own table, where there is a lookup."""
     inner_number: ColumnElement[Any] | None = None
+    link: ColumnElement[Any] | None = None
     lookup: Lookup | None = None
-    """Turns a condition on `inner` into one on `versions` that an index answers."""
+    """From a condition on `inner` to the values of `link`, a column of `versions`."""
     constant: bool = False
     many: bool = False
     """Aliases: a version has any number of them, and a test asks whether one passes."""
@@ -124,11 +177,24 @@ class _Compiler:
         self._text = text
         self._vocabulary = vocabulary
         self._terms = 0
+        self._found: Select[Any] | None = None
+        """The look-up that the part at hand used last."""
 
-    def where(self) -> Clause:
+    def where(self) -> Selection:
         from sqlglot import exp
 
-        return self._condition(self._parse(self._text, exp.Condition), True, 0)
+        tree = self._parse(self._text, exp.Condition).unnest()
+        rest: list[Clause] = []
+        choices: list[_Choice] = []
+        for part in tree.flatten() if isinstance(tree, exp.And) else [tree]:
+            self._found = None
+            quick = self._condition(part, True, 0)
+            found = cast("Select[Any] | None", self._found)
+            if found is None or isinstance(part.unnest(), exp.And | exp.Or | exp.Not):
+                rest.append(quick)
+            else:
+                choices.append(_Choice(self._condition(part, False, 0), quick, found))
+        return Selection(rest, choices)
 
     def order(self) -> list[UnaryExpression[Any]]:
         from sqlglot import exp
@@ -211,7 +277,7 @@ class _Compiler:
         if isinstance(inner, exp.Is) and isinstance(inner.expression, exp.Null):
             value = self._operand(inner.this, depth)
             if value.lookup and (positive or value.many):
-                return value.lookup(true())
+                return self._look_up(value, true())
             return value.sql.is_not(None)
         return not_(self._condition(node, False, depth))
 
@@ -221,7 +287,7 @@ class _Compiler:
         if isinstance(node.expression, exp.Null):
             value = self._operand(node.this, depth)
             if value.many and value.lookup:
-                return not_(value.lookup(true()))
+                return not_(self._look_up(value, true()))
             return value.sql.is_(None)
         if isinstance(node.expression, exp.Boolean):
             clause = self._condition(node.this, False, depth)
@@ -306,8 +372,13 @@ class _Compiler:
         inner = value.inside(kind)
         constant = other is None or other.constant
         if value.lookup and inner is not None and (value.many or (positive and constant)):
-            return value.lookup(test(inner))
+            return self._look_up(value, test(inner))
         return cast(Clause, test(value.of(kind)))
+
+    def _look_up(self, value: _Value, test: Clause) -> Clause:
+        assert value.lookup is not None and value.link is not None
+        self._found = value.lookup(test)
+        return value.link.in_(self._found)
 
     # Operands
 
@@ -521,9 +592,8 @@ def _column_value(name: str) -> _Value:
             "text",
             literal(None, t.TEXT),
             inner=t.aliases.c.alias,
-            lookup=lambda test: v.id.in_(
-                select(t.aliases.c.version_id).where(test).correlate(None)
-            ),
+            link=v.id,
+            lookup=lambda test: select(t.aliases.c.version_id).where(test).correlate(None),
             many=True,
         )
     if name == "base":
@@ -534,7 +604,8 @@ def _column_value(name: str) -> _Value:
             "text",
             value.where(base.c.id == v.base_id).correlate(t.versions).scalar_subquery(),
             inner=t.entries.c.name,
-            lookup=lambda test: v.base_id.in_(chosen.where(test).correlate(None)),
+            link=v.base_id,
+            lookup=lambda test: chosen.where(test).correlate(None),
         )
     own: dict[str, tuple[Kind, ColumnElement[Any], ColumnElement[Any], ColumnElement[Any]]] = {
         "name": ("text", t.entries.c.name, t.entries.c.id, v.entry_id),
@@ -548,7 +619,8 @@ def _column_value(name: str) -> _Value:
         kind,
         select(column).where(key == link).correlate(t.versions).scalar_subquery(),
         inner=column,
-        lookup=lambda test: link.in_(select(key).where(test).correlate(None)),
+        link=link,
+        lookup=lambda test: select(key).where(test).correlate(None),
     )
 
 
@@ -561,9 +633,8 @@ def _tag(key: str) -> _Value:
         number=here.with_only_columns(tag.number).correlate(t.versions).scalar_subquery(),
         inner=tag.value,
         inner_number=tag.number,
-        lookup=lambda test: v.id.in_(
-            select(tag.version_id).where(tag.key == key, test).correlate(None)
-        ),
+        link=v.id,
+        lookup=lambda test: select(tag.version_id).where(tag.key == key, test).correlate(None),
     )
 
 
@@ -575,5 +646,6 @@ def _metric(name: str, split: str) -> _Value:
         "number",
         here.scalar_subquery(),
         inner=m.value,
-        lookup=lambda test: v.id.in_(select(m.version_id).where(chosen, test).correlate(None)),
+        link=v.id,
+        lookup=lambda test: select(m.version_id).where(chosen, test).correlate(None),
     )
