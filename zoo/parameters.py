@@ -29,7 +29,9 @@ class Each:
 
 
 PerExpert = Annotated[T | list[T], Each]
+"""The type of a parameter with one value per expert; a single value stands for all."""
 Fraction = Annotated[float, Interval(ge=0, le=1)]
+"""A number from 0 to 1."""
 
 
 def parameters_of(method: Method) -> type[BaseModel]:

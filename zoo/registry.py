@@ -160,7 +160,7 @@ class Registry:
     def select(
         self, where: str | None = None, order_by: str | None = None, limit: int | None = None
     ) -> list[Version]:
-        """Versions that fit a query; see `docs/reference/query.md` for the language."""
+        """Versions that fit a query; see `docs/reference/queries.md` for the language."""
         return self.catalog.select(where, order_by, limit)
 
     def annotate(

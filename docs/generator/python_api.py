@@ -10,6 +10,14 @@ from typing import Any
 from generator.markdown import fenced, prose
 from generator.source import class_text, signature
 
+EXAMPLE = """
+import zoo
+
+with zoo.open("registry.db") as registry:
+    best = registry.select(where="task = 'math' and accuracy > 0.5")
+    merged = registry.merge(method="ties", experts=[v.ref for v in best], name="math-ties")
+"""
+
 
 def python_api() -> str:
     """The names of `zoo.__all__`, and the methods of `Registry`."""
@@ -18,13 +26,7 @@ def python_api() -> str:
     parts = [
         "# Python",
         "`import zoo` costs nothing: each name is loaded on first use.",
-        fenced(
-            "import zoo\n\n"
-            'with zoo.open("registry.db") as registry:\n'
-            "    best = registry.select(where=\"task = 'math' and accuracy > 0.5\")\n"
-            '    merged = registry.merge(method="ties", experts=best, name="math-ties")',
-            "python",
-        ),
+        fenced(EXAMPLE, "python"),
     ]
     for name in zoo.__all__:
         value = getattr(zoo, name)
@@ -39,6 +41,10 @@ def python_api() -> str:
         )
         if elsewhere:
             parts.append(f"{_first_line(value)} See [](extensions.md).")
+        elif name == "hookimpl":
+            parts.append(
+                "Marks a function of a plugin as the implementation of a [hook](hooks.md)."
+            )
         elif name == "ZooError":
             parts.append("The root of every error: [](errors.md).")
         elif inspect.isclass(value):

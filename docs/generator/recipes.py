@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from generator.markdown import code, fenced, prose, table
@@ -22,8 +23,9 @@ def recipe() -> str:
     defaults = {f.name: f.default for f in dataclasses.fields(module.Recipe)}
     keys = [(code(key), scalar(defaults[key]), meanings[key]) for key in module._KEYS]
     accepted = [
-        (code(method), ", ".join(map(code, names)), settings(mergekit._DEFAULTS.get(method, {})))
-        for method, names in mergekit._PARAMETERS.items()
+        (code(m.name), ", ".join(map(code, mergekit._PARAMETERS[m.name])), settings(m.mergekit))
+        for m in bundled_methods()
+        if m.name in mergekit._PARAMETERS
     ]
     return "\n\n".join(
         [
@@ -53,13 +55,13 @@ def scalar(default: object) -> str:
     return code(default) if isinstance(default, int | float) else ""
 
 
-def settings(values: dict[str, Any]) -> str:
+def settings(values: Mapping[str, Any]) -> str:
     return ", ".join(code(f"{k}={str(v).lower()}") for k, v in values.items())
 
 
 def example_lock() -> dict[str, Any]:
     from zoo.recipe import lock, read_recipe
 
-    linear = next(m for m in bundled_methods() if m.name == "linear")
-    experts = ["sha256:" + digit * 64 for digit in "ab"]
-    return lock(read_recipe({"method": "linear", "experts": ["a", "b"]}), linear, None, experts)
+    methods = {m.name: m for m in bundled_methods()}
+    asked = read_recipe({"method": "linear", "experts": ["a", "b"]}, methods)
+    return lock(asked, methods["linear"], None, ["sha256:" + digit * 64 for digit in "ab"])

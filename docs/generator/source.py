@@ -6,6 +6,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 from generator.markdown import code, fenced, prose, table
@@ -46,7 +47,7 @@ def signature(thing: Callable[..., Any], name: str, *, method: bool = False) -> 
 def class_text(cls: type) -> str:
     """A class: its docstring, its attributes with the string under each, its public methods."""
     parts = [f"## {cls.__name__}", f"`{cls.__module__}.{cls.__name__}`", prose(cls.__doc__)]
-    rows = [(code(n), code(a), d) for n, a, d in attributes(cls)]
+    rows = [(code(n), code(a), d) for n, a, d in (*attributes(cls), *properties(cls))]
     if rows:
         parts.append(table(["attribute", "type", "meaning"], rows))
     for name, member in vars(cls).items():
@@ -59,6 +60,15 @@ def class_text(cls: type) -> str:
             prose(member.__doc__),
         ]
     return "\n\n".join(p for p in parts if p)
+
+
+def properties(cls: type) -> Iterator[tuple[str, str, str]]:
+    """Name, type and docstring of each public property of a class."""
+    for name, member in vars(cls).items():
+        getter = getattr(member, "fget", None) or getattr(member, "func", None)
+        if isinstance(member, property | cached_property) and not name.startswith("_"):
+            result = str(inspect.signature(getter).return_annotation)
+            yield name, result, " ".join((inspect.getdoc(getter) or "").split())
 
 
 def attributes(cls: type) -> Iterator[tuple[str, str, str]]:
