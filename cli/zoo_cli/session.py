@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from zoo.registry import Registry
-
     from zoo.plugins import Plugins
     from zoo.progress import Progress
+    from zoo.registry import Registry
 
 
 @dataclass
@@ -51,7 +50,13 @@ class Session:
 
         if lazy:
             return zoo.Registry(self.registry_url, create=create, plugins=self.plugins)
-        return zoo.open(self.registry_url, store=store, create=create, plugins=self.plugins)
+        return zoo.open(
+            self.registry_url,
+            store=store,
+            create=create,
+            plugins=self._plugins,
+            plugins_dirs=self.plugins_dirs,
+        )
 
     @property
     def progress(self) -> Progress:

@@ -140,7 +140,7 @@ def test_references_are_completed_by_name(zoo_run, zoo_json, checkpoint):
                 "COMP_CWORD": str(len(words.split()) - 1),
             },
         )
-        return said.output.splitlines()
+        return [line for line in said.output.splitlines() if line]
 
     assert ["plain,math"] == completed("zoo show ma")
     assert ["plain,math"] == completed("zoo merge --base ma")

@@ -144,10 +144,10 @@ def test_set_reads_yaml(zoo_json, family):
 def test_a_dry_run_predicts_and_stores_nothing(zoo_json, zoo_run, family):
     plan = zoo_json("merge", "--method", "linear", "--where", "base = 'base'", "--dry-run")
 
-    assert isinstance(plan, dict)
+    assert 2 == plan["tensors"]
     assert 3 == len(zoo_json("ls"))
     human = zoo_run("merge", "--method", "linear", "--where", "base = 'base'", "--dry-run")
-    assert human.stdout
+    assert "experts\tcode@1 math@1" in human.stdout.splitlines()
 
 
 def test_out_writes_a_directory_and_stores_nothing(zoo_json, family, tmp_path):

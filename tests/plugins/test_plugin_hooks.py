@@ -62,8 +62,8 @@ def observer(drop_in, log, hook, arguments, values, more="pass"):
     )
 
 
-def merge(registry, **extra):
-    return registry.merge(method="linear", experts=["a", "b"], **{"name": "merged", **extra})
+def merge(registry, **asked):
+    return registry.merge(**{"method": "linear", "experts": ["a", "b"], "name": "merged", **asked})
 
 
 @pytest.mark.parametrize("hook", HOOKS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,10 +14,13 @@ from zoo_cli.arguments import (
     threads_option,
     yaml_pair,
 )
-from zoo_cli.output import json_option, show_fields, show_json
+from zoo_cli.output import json_option, show_fields, show_json, title
 from zoo_cli.session import Session, pass_session
-from zoo_cli.units import size
+from zoo_cli.units import short_digest, size
 from zoo_cli.versions import show_version
+
+if TYPE_CHECKING:
+    from zoo.registry import Registry
 
 
 @click.command("merge")
@@ -116,14 +119,27 @@ def command(
         click.echo(choices["out"])
 
 
-def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        show_json(plan)
-        return
-    rows = []
-    for name, value in plan.items():
-        if isinstance(value, int) and "byte" in name:
-            rows.append((name.replace("_", " "), size(value)))
-        elif isinstance(value, str | int | float):
-            rows.append((name.replace("_", " "), str(value)))
-    show_fields(rows)
+def _show_plan(plan: dict[str, Any], registry: Registry) -> None:
+    """What would be merged, and at what cost."""
+    recipe = plan["recipe"]
+
+    def named(digest: str) -> str:
+        version = registry.catalog.by_digest(digest)
+        return version.ref if version else short_digest(digest)
+
+    title("would merge", "nothing was written")
+    show_fields(
+        [
+            ("method", f"{recipe['method']} {recipe['method_version']}"),
+            ("experts", "\n".join(named(d) for d in recipe["experts"])),
+            ("base", named(recipe["base"]) if recipe["base"] else None),
+            ("parameters", "\n".join(f"{k}={v}" for k, v in recipe["parameters"].items())),
+            ("seed", str(recipe["seed"])),
+            ("tensors", f"{plan['tensors']}: {plan['merged']} merged, {plan['carried']} carried"),
+            ("reads", size(plan["bytes_read"])),
+            ("writes", size(plan["bytes_written"])),
+            ("peak memory", size(plan["peak_memory"])),
+            ("time", f"about {plan['seconds']:.0f} s"),
+            ("notes", "\n".join(plan["notes"])),
+        ]
+    )
