@@ -160,6 +160,20 @@ def test_out_writes_a_directory_and_stores_nothing(zoo_json, family, tmp_path):
     assert 3 == len(zoo_json("ls"))
 
 
+def test_paths_merge_into_a_directory_without_any_registry(zoo_run, checkpoint, tmp_path):
+    merge = ["merge", "--method", "linear"]
+    for name in ("a", "b"):
+        merge += ["--expert", checkpoint(name, 1.0)]
+
+    planned = zoo_run(*merge, "--dry-run")
+    merged = zoo_run(*merge, "--out", tmp_path / "out")
+
+    assert 0 == planned.exit_code, planned.output
+    assert 0 == merged.exit_code, merged.output
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert not (tmp_path / "registry.db").exists()
+
+
 def test_an_unknown_parameter_suggests_the_nearest(zoo_run, family):
     result = zoo_run(
         *("merge", "--method", "ties", "--where", "base = 'base'", "--base", "base"),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo.errors import NotFound
 from zoo_cli.arguments import (
     about_options,
     complete_reference,
@@ -107,11 +108,13 @@ def command(
     with session.open(create=bool(choices["name"]), lazy=not choices["name"]) as registry:
         if dry_run:
             plan = registry.plan(recipe, **asked).as_dict()
-        else:
-            version = registry.merge(recipe, progress=session.progress, **asked)
-    if dry_run:
-        _show_plan(plan, as_json)
-    elif version is not None:
+            if as_json:
+                show_json(plan)
+            else:
+                _show_plan(plan, registry)
+            return
+        version = registry.merge(recipe, progress=session.progress, **asked)
+    if version is not None:
         show_version(version, as_json)
     elif as_json:
         show_json({"out": choices["out"]})
@@ -124,7 +127,10 @@ def _show_plan(plan: dict[str, Any], registry: Registry) -> None:
     recipe = plan["recipe"]
 
     def named(digest: str) -> str:
-        version = registry.catalog.by_digest(digest)
+        try:
+            version = registry.catalog.by_digest(digest)
+        except NotFound:  # models given by path need no registry
+            version = None
         return version.ref if version else short_digest(digest)
 
     title("would merge", "nothing was written")
