@@ -290,7 +290,7 @@ TABLES = (
         "events",
         {
             "sequence": "BIGINT",
-            "at": "TIMESTAMP",
+            "happened_at": "TIMESTAMP",
             "action": "VARCHAR",
             "subject": "VARCHAR",
             "version_id": "BIGINT",
