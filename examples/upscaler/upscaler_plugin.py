@@ -120,6 +120,41 @@ class UpscaleJpeg(Task):
         full = torch.cat([to_tensor(load_crop(name)) for name in names])
         yield torch.cat([to_tensor(load_small(name, split)) for name in names]), full
 
+    def compare(
+        self,
+        models: Mapping[str, torch.nn.Module],
+        name: str,
+        levels: Sequence[str],
+        box: tuple[int, int, int, int],
+    ) -> Image:
+        """A sheet: a row for each noise level, with bicubic, each model, and the original.
+
+        Args:
+            models: label -> model, from left to right.
+            name: one of `crop_names()`.
+            levels: of `LEVELS`, from top to bottom.
+            box: left, top, right, bottom of the part shown, in pixels of the crop. The figures are
+                for the whole crop.
+        """
+        import PIL.Image
+
+        original = load_crop(name)
+        truth = to_tensor(original)
+        rows = []
+        for level in levels:
+            small = load_small(name, level)
+            upscaled = {"bicubic": small.resize(original.size, PIL.Image.Resampling.BICUBIC)}
+            for label, module in models.items():
+                upscaled[label] = to_image(upscale(module, to_tensor(small)))
+            quality = LEVELS[level]
+            panels = [
+                (label, f"{_psnr(to_tensor(image), truth)[0]:.2f} dB", image.crop(box))
+                for label, image in upscaled.items()
+            ]
+            panels.append(("original", name, original.crop(box)))
+            rows.append(("no JPEG" if quality is None else f"JPEG quality {quality}", panels))
+        return _sheet(rows)
+
 
 def psnr(module: torch.nn.Module, small: torch.Tensor, full: torch.Tensor) -> list[float]:
     """Peak signal-to-noise ratio of each upscaled image, in dB.
@@ -196,41 +231,6 @@ def to_image(pixels: torch.Tensor) -> Image:
 
     array = (pixels[0].permute(1, 2, 0) * 255).round().numpy().astype(np.uint8)
     return PIL.Image.fromarray(array)
-
-
-def compare(
-    models: Mapping[str, torch.nn.Module],
-    name: str,
-    levels: Sequence[str],
-    box: tuple[int, int, int, int],
-) -> Image:
-    """A sheet: a row for each noise level, with bicubic interpolation, each model, the original.
-
-    Args:
-        models: label -> model, from left to right.
-        name: one of `crop_names()`.
-        levels: of `LEVELS`, from top to bottom.
-        box: left, top, right, bottom of the part shown, in pixels of the crop. The figures are
-            for the whole crop.
-    """
-    import PIL.Image
-
-    original = load_crop(name)
-    truth = to_tensor(original)
-    rows = []
-    for level in levels:
-        small = load_small(name, level)
-        upscaled = {"bicubic": small.resize(original.size, PIL.Image.Resampling.BICUBIC)}
-        for label, module in models.items():
-            upscaled[label] = to_image(upscale(module, to_tensor(small)))
-        quality = LEVELS[level]
-        panels = [
-            (label, f"{_psnr(to_tensor(image), truth)[0]:.2f} dB", image.crop(box))
-            for label, image in upscaled.items()
-        ]
-        panels.append(("original", name, original.crop(box)))
-        rows.append(("no JPEG" if quality is None else f"JPEG quality {quality}", panels))
-    return _sheet(rows)
 
 
 def _sheet(rows: list[tuple[str, list[tuple[str, str, Image]]]]) -> Image:

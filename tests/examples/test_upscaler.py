@@ -135,12 +135,13 @@ def test_psnr_of_a_known_error_is_minus_ten_log_of_its_square(example):
     assert [-20 * math.log10(25.5 / 255)] * 2 == pytest.approx(found, abs=1e-5)
 
 
-def test_the_picture_has_a_panel_per_model_between_bicubic_and_the_original(plugins, example):
+def test_the_picture_has_a_panel_per_model_between_bicubic_and_the_original(plugins):
     module = load(plugins, EXAMPLE / "models" / "noise3")
+    task = plugins.tasks["upscale-jpeg"]
     box = (32, 32, 96, 96)
 
     sheets = {
-        (models, levels): example.compare(
+        (models, levels): task.compare(
             {str(i): module for i in range(models)}, "chelsea", ("clean", "q30")[:levels], box
         ).size
         for models in (1, 2, 3)

@@ -1,0 +1,149 @@
+"""`zoo demo`, run for real: what it leaves behind, and what it says of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import PIL.Image
+import pytest
+
+import zoo
+
+LEVELS = ("clean", "q90", "q70", "q50", "q30")
+
+
+def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    program = "from zoo_cli.main import main; main()"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ZOO_")}
+    environment["OMP_NUM_THREADS"] = "1"  # the suite runs two workers on two cores
+    return subprocess.run(
+        [sys.executable, "-c", program, *args],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def first(place):
+    """What the first run says to a pipe."""
+    done = run("demo", cwd=place)
+    assert 0 == done.returncode, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def again(place, first):
+    """What a second run in the same directory says, as JSON."""
+    done = run("demo", "--json", cwd=place)
+    assert 0 == done.returncode, done.stderr
+    return json.loads(done.stdout)
+
+
+def published(report):
+    return [row for row in report["leaderboard"] if row["kind"] != "merge"]
+
+
+def merges(report):
+    return [row for row in report["leaderboard"] if row["kind"] == "merge"]
+
+
+def test_the_base_and_four_experts_are_registered_with_licence_and_scores(again):
+    rows = {row["name"]: row for row in published(again)}
+
+    assert {"upscaler-base", *(f"upscaler-noise{i}" for i in range(4))} == set(rows)
+    assert {"MIT"} == {row["license"] for row in rows.values()}
+    assert {"upresnet10"} == {row["architecture"] for row in rows.values()}
+    for name, row in rows.items():
+        assert (None if name == "upscaler-base" else "upscaler-base@1") == row["base"]
+        assert {"psnr", *(f"psnr/{level}" for level in LEVELS)} == set(row["metrics"])
+
+
+def test_four_methods_make_versions_with_scores(place, again):
+    assert len(merges(again)) >= 10
+    assert all("psnr" in row["metrics"] for row in merges(again))
+    with zoo.open(str(place / "registry.db"), create=False) as registry:
+        methods = {
+            registry.catalog.run_of(registry.get(f"{row['name']}@{row['version']}").id).method
+            for row in merges(again)
+        }
+    assert {"linear", "slerp", "task_arithmetic", "ties"} == methods
+
+
+def test_the_best_merge_beats_every_published_model_on_average(again):
+    best = next(row for row in merges(again))
+
+    assert again["best"] == f"{best['name']}@{best['version']}"
+    for row in published(again):
+        assert best["psnr"]["mean"] > row["psnr"]["mean"], row["name"]
+
+
+def test_the_best_merge_replays_byte_for_byte(again):
+    assert again["verdict"]["ok"]
+    assert 45 == again["verdict"]["checked"]
+    assert [] == again["verdict"]["mismatched"]
+
+
+def test_lineage_leads_from_the_best_merge_to_what_the_query_selected(again):
+    parents = {e["parent"] for e in again["lineage"]["edges"] if e["child"] == again["best"]}
+
+    assert set(again["selection"]["selected"]) <= parents
+    assert "upscaler-base@1" in {n["ref"] for n in again["lineage"]["nodes"]}
+
+
+def test_the_picture_is_a_png_of_five_columns(place, first):
+    with PIL.Image.open(place / "zoo-demo.png") as picture:
+        assert "PNG" == picture.format
+        assert picture.width > 5 * 192
+
+
+def test_a_second_run_makes_nothing_new_and_says_so(again):
+    assert all(row["reused"] for row in again["leaderboard"])
+    numbers = [(row["name"], row["version"]) for row in again["leaderboard"]]
+    assert len(set(numbers)) == len(numbers)
+    with_digest = {row["digest"] for row in again["leaderboard"]}
+    assert len(with_digest) == len(numbers)
+
+
+def test_a_pipe_gets_the_leaderboard_as_tab_separated_lines(first):
+    lines = [line.split("\t") for line in first.stdout.splitlines() if "\t" in line]
+
+    assert ["version", "kind", *LEVELS, "mean"] == lines[0]
+    means = [float(line[7].lstrip("*")) for line in lines[1:]]
+    assert sorted(means, reverse=True) == means
+    assert "\x1b" not in first.stdout
+
+
+def test_what_it_leaves_behind_is_a_sound_registry(place, again):
+    assert 0 == run("fsck", cwd=place).returncode
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_the_next_commands_work_as_printed(place, again, number):
+    program, *args = shlex.split(again["next"][number])
+    assert "zoo" == program
+
+    done = run(*args, cwd=place)
+
+    assert 0 == done.returncode, done.stderr
+    assert done.stdout.strip()
+
+
+def test_a_directory_without_the_example_is_refused_before_anything_is_made(tmp_path):
+    done = run("demo", "--example", str(tmp_path / "nowhere"), cwd=tmp_path)
+
+    assert 3 == done.returncode
+    assert "zoo demo --example DIR" in done.stderr
+    assert [] == list(tmp_path.iterdir())
