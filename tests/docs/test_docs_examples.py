@@ -78,11 +78,11 @@ def test_transcripts_repeat(page: Page, tmp_path: Path) -> None:
 def typed(command: str, directory: Path) -> tuple[int, str]:
     """Exit code of a shell command, and what a reader would see on a plain terminal.
 
-    stdout is a terminal 96 columns wide, colours removed; stderr is a pipe, so no bars are drawn.
+    stdout is a terminal 140 columns wide, colours removed; what goes to stderr comes after it.
     """
     ours, theirs = pty.openpty()
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    surroundings = {"PATH": path, "COLUMNS": "96", "TERM": "xterm"}
+    surroundings = {"PATH": path, "COLUMNS": "140", "TERM": "xterm"}
     seen: list[bytes] = []
     reader = threading.Thread(target=_read_all, args=(ours, seen))
     with subprocess.Popen(
@@ -102,7 +102,7 @@ def typed(command: str, directory: Path) -> tuple[int, str]:
     os.close(ours)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", b"".join(seen).decode()).splitlines()
     shown = "".join(line.rstrip() + "\n" for line in lines)
-    return process.returncode, shown + (complaints if process.returncode else "")
+    return process.returncode, shown + complaints
 
 
 def _read_all(descriptor: int, seen: list[bytes]) -> None:
