@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zoo.contract import AGAIN, Chunk, Method, Statistic, method
     from zoo.errors import ZooError
     from zoo.extensions import Architecture, Metric, Task
     from zoo.hookspecs import hookimpl
     from zoo.in_memory import merge
-    from zoo.contract import AGAIN, Chunk, Method, Statistic, method
     from zoo.parameters import Fraction, PerExpert
     from zoo.records import MetricValue, Version
     from zoo.registry import Registry, open

@@ -72,7 +72,7 @@ class Checkpoint(ABC):
             InvalidCheckpoint: the file ended early or is gone.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  (nothing to release is the common case)
         """Release files. Reading afterwards is an error."""
 
     def __enter__(self) -> Checkpoint:

@@ -34,12 +34,10 @@ if TYPE_CHECKING:
     import torch
     from pydantic import BaseModel
 
-    from zoo.random import Random
-
 Needs = Literal["elementwise", "statistics", "tensor", "model", "data"]
 INJECTED = ("stats", "chunk", "random")
 
-CHUNK = 1 << 18
+CHUNK = 1 << 17
 """Elements per chunk. Reductions are summed chunk by chunk, so this number is part of the
 result of every method that uses statistics: change it and old merges replay only nearly."""
 
@@ -62,14 +60,17 @@ class Chunk:
 class Statistic(ABC):
     """Reduces chunks to a value before the elementwise function runs.
 
-    One object lives for one merge when `scope` is `model`, and for one tensor when it is
-    `tensor`. The engine calls, for each tensor, `start`, then `add` for its chunks in order, on one
-    thread; then, on the caller's thread, `finish` with all the states. What `finish` returns becomes
-    `stats[name]` for later statistics and for the function. Return `AGAIN` to be run once more.
+    One object lives for one merge when `scope` is `model`, and for one tensor when it is `tensor`.
+    The engine calls, for each tensor, `start`, then `add` for its chunks in order, on one thread;
+    then `finish` with all the states. What `finish` returns becomes `stats[name]` for later
+    statistics and for the function. Return `AGAIN` to be run once more.
     """
 
     name: str
     scope: Literal["tensor", "model"] = "tensor"
+    reads: tuple[str, ...] = ()
+    """Parameters, by public name, that a statistic of the whole model uses once for all tensors;
+    a recipe that varies one of them over tensors is refused."""
     elements: int = 0
     """Elements this statistic will see in one pass; the engine sets it before `start`."""
 
@@ -198,9 +199,7 @@ def method(
         ]
         allowed = ["experts", "base"] + (["data", "device"] if needs == "data" else [])
         first = positional[:1]
-        if first not in (["experts"], ["deltas"]) or any(
-            p not in allowed for p in positional[1:]
-        ):
+        if first not in (["experts"], ["deltas"]) or any(p not in allowed for p in positional[1:]):
             raise PluginError(
                 f"Method `{name}` has positional arguments ({', '.join(positional)}).",
                 "The first must be `experts` or `deltas`, then optionally `base`; "
@@ -243,5 +242,3 @@ def _base_policy(function: Callable[..., Any]) -> Literal["required", "optional"
     if base is None or "None" in str(base.annotation):
         return "optional"
     return "required"
-
-

@@ -239,6 +239,12 @@ class Database:
             ) from error
         except DBAPIError as error:
             raise self._translated(error) from error
+        except UnicodeEncodeError as error:
+            raise RegistryError(
+                f"{self.name} cannot hold the text {error.object!r:.80}.",
+                "It is not valid Unicode: it has half of a surrogate pair.",
+                registry=self.name,
+            ) from error
         except SQLAlchemyError as error:
             raise RegistryError(f"{self.name}: {error}", registry=self.name) from error
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.contract import AGAIN, Chunk, Statistic
 from zoo.dtypes import DTYPES
-from zoo.errors import IncompatibleModels, PluginError
+from zoo.errors import PluginError
 from zoo.gates import Gate
 from zoo.plan import BASE, RUNTIME_BYTES, Model, Plan, Task, block_chunks, working_set
 from zoo.progress import NoProgress, Progress
@@ -38,6 +38,7 @@ def execute(
     threads: int,
     device: str = "cpu",
     only: Iterable[str] | None = None,
+    data: Callable[[], Iterable[Any]] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, str]:
     """Carry out a plan and return the digest of each tensor.
@@ -45,12 +46,14 @@ def execute(
     Args:
         memory: budget in bytes for the whole process.
         only: names of the tensors to make; statistics still see the whole model.
+        data: gives the batches for methods that need data.
     Raises:
         GateFailed: an input or a result is not finite, or a norm ran away; names the tensor.
     """
     wanted = set(only) if only is not None else None
     tasks = [t for t in plan.tasks if wanted is None or t.info.name in wanted]
     run = _Run(plan, experts, base, sink, memory, threads, device, progress or NoProgress())
+    run.data = data
     with _single_threaded_torch():
         return run.all(tasks)
 
@@ -98,6 +101,7 @@ class _Run:
         self.stats: dict[str, Any] = {}
         self.stop = threading.Event()
         self.admission = _Admission(memory, plan)
+        self.data: Callable[[], Iterable[Any]] | None = None
 
     def all(self, tasks: Sequence[Task]) -> dict[str, str]:
         merged = [t for t in tasks if t.source is None]
@@ -284,10 +288,13 @@ class _Run:
 
     def _whole_model(self, merged: Sequence[Task]) -> dict[str, str]:
         """Methods that see whole models give tensors one by one, in any order, each once."""
+        known = {t.info.name for t in self.plan.merged}
         due = {t.info.name: t for t in merged}
         digests: dict[str, str] = {}
         for name, value in self._given(merged[0]):
             task = due.pop(name, None)
+            if task is None and name in known and name not in digests:
+                continue  # made before an interruption, or not asked for
             if task is None or tuple(value.shape) != task.info.shape:
                 raise PluginError(
                     f"Method `{self.method.name}` gave tensor `{name}` of shape "
@@ -311,18 +318,21 @@ class _Run:
         return digests
 
     def _given(self, task: Task) -> Iterator[tuple[str, torch.Tensor]]:
-        if self.method.needs == "data":
-            raise IncompatibleModels(
-                f"Method `{self.method.name}` needs runnable models and data,",
-                "which a recipe cannot name yet.",
-                f"Call it from Python: `zoo.in_memory.merge_modules('{self.method.name}', ...)`.",
-                problems=["data"],
-            )
-        experts = [m.checkpoint for m in self.experts]
+        experts: list[Any] = [self._open(m) for m in self.experts]
         arguments: list[Any] = [experts]
         if self.method.takes_base:
-            arguments.append(self.base.checkpoint if self.base else None)
+            arguments.append(self._open(self.base) if self.base else None)
+        if self.method.needs == "data":
+            assert self.data is not None
+            arguments += [self.data(), self.device]
         yield from self.method.function(*arguments, **self._options(task))
+
+    def _open(self, model: Model) -> Any:
+        """What a whole-model method gets: a lazy checkpoint, or a module on the device."""
+        if self.method.needs == "model":
+            return model.checkpoint
+        assert model.module is not None
+        return model.module().to(self.device)
 
     # Reading
 

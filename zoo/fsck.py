@@ -91,7 +91,9 @@ def damaged_objects(
     try:
         with HashPool(threads, progress) as pool:
             work = ((key, path) for key, (path, _) in stored.items())
-            problems = {key: problem for key, problem in _in_flight(work, pool) if problem}
+            problems = {
+                key: problem for key, problem in _in_flight(work, pool, progress) if problem
+            }
     finally:
         progress.done()
     problems.update((key, "it is missing") for key in live - stored.keys())
@@ -102,12 +104,14 @@ def damaged_objects(
     return [_trace(registry, key, problems[key]) for key in sorted(problems)]
 
 
-def _in_flight(work: Iterator[tuple[str, Path]], pool: HashPool) -> Iterator[tuple[str, str]]:
+def _in_flight(
+    work: Iterator[tuple[str, Path]], pool: HashPool, progress: Progress
+) -> Iterator[tuple[str, str]]:
     """(key, problem or "") of each object, with the next ones already being hashed."""
     started: deque[tuple[str, Callable[[], str]]] = deque()
     with ExitStack() as stack:
         for key, path in work:
-            started.append((key, _start(key, path, pool, stack)))
+            started.append((key, _start(key, path, pool, progress, stack)))
             if len(started) >= _AHEAD:
                 key, finish = started.popleft()
                 yield key, finish()
@@ -116,7 +120,9 @@ def _in_flight(work: Iterator[tuple[str, Path]], pool: HashPool) -> Iterator[tup
             yield key, finish()
 
 
-def _start(key: str, path: Path, pool: HashPool, stack: ExitStack) -> Callable[[], str]:
+def _start(
+    key: str, path: Path, pool: HashPool, progress: Progress, stack: ExitStack
+) -> Callable[[], str]:
     """Begin to hash an object; the result waits for it and says what is wrong."""
     if key.startswith("flat:"):
         flat = pool.file(path)
@@ -128,6 +134,7 @@ def _start(key: str, path: Path, pool: HashPool, stack: ExitStack) -> Callable[[
         return lambda: problem
     stack.callback(checkpoint.close)
     header = checkpoint.headers[""]
+    progress.advance(len(header.raw))
     futures = [pool.tensor(checkpoint, info) for info in header.tensors]
     return lambda: _problem(lambda: _tree(checkpoint, futures), key, path)
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import click
 
     from zoo.checkpoint import Format
-    from zoo.extensions import Architecture, Metric, Task
     from zoo.contract import Method
+    from zoo.extensions import Architecture, Metric, Task
     from zoo.records import Version
 
 hookspec = pluggy.HookspecMarker("zoo")

@@ -73,6 +73,7 @@ def ingest(
         _check_room(folder, beside + sum(w.size for w in plan if w.copied))
         progress.start(beside + sum(w.size for w in plan), "hash")
         stack.callback(progress.done)
+        progress.advance(sum(len(w.header) for w in plan))
         pool = stack.enter_context(HashPool(threads, progress))
         ingested = _weights(plan, pool, stack)
         if not checkpoint.opened.weight_files and len(plan) > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,8 @@ from zoo.register import format_of, register, resolve_source
 from zoo.safetensors_checkpoint import INDEX, open_files, read_config
 
 if TYPE_CHECKING:
+    import torch
+
     from zoo.contract import Method
     from zoo.registry import Registry
 
@@ -180,7 +182,14 @@ class Opener:
             for f in self._registry.catalog.files(version.id)
             if _is_carried(f.path)
         }
-        return Input(Model(version.ref, version.digest, checkpoint), version, beside)
+        model = Model(version.ref, version.digest, checkpoint, self._module(version))
+        return Input(model, version, beside)
+
+    def _module(self, version: Version) -> Callable[[], torch.nn.Module] | None:
+        architecture = self._registry.plugins.architectures.get(version.architecture or "")
+        if architecture is None:
+            return None
+        return lambda: architecture.load(self._registry.path(version.ref))
 
     def _registered(self, named: str, role: str) -> Version:
         """The version of a path: the one with these weights if there is one, else a new one."""

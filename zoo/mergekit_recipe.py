@@ -1,7 +1,7 @@
 """mergekit's configuration files, read strictly and taken to mean what mergekit means by them.
 
-Where mergekit's semantics differ from a paper's, the method says how (`Method.mergekit`): a document
-in this form sets those parameters, so the same file gives the same model, computed in
+Where mergekit's semantics differ from a paper's, the method says how (`Method.mergekit`): a
+document in this form sets those parameters, so the same file gives the same model, computed in
 float32 where mergekit computes in the tensors' own type.
 """
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from uuid import uuid4
 from zoo.digest import flat_key, json_digest, weights_digest
 from zoo.dtypes import DTYPES
 from zoo.environment import environment
-from zoo.errors import InvalidRecipe, StoreError
+from zoo.errors import InvalidRecipe, StoreError, did_you_mean
 from zoo.execute import execute
 from zoo.inputs import RECIPE_FILE, Inputs, gather
 from zoo.names import check_entry_name
@@ -96,6 +96,8 @@ class Prepared:
 
     plan: Plan
     inputs: Inputs
+    data: Callable[[], Iterable[Any]] | None = None
+    """Gives the batches of the recipe's task."""
 
     @property
     def lock(self) -> dict[str, Any]:
@@ -114,6 +116,7 @@ class Prepared:
             memory=resources.memory,
             threads=resources.threads,
             device=resources.device,
+            data=self.data,
             **options,
         )
 
@@ -143,7 +146,24 @@ def prepared(
             layers=asked.layers,
             notes=asked.notes,
         )
-        yield Prepared(work, inputs)
+        yield Prepared(work, inputs, data_of(registry, locked))
+
+
+def data_of(registry: Registry, lock: Mapping[str, Any]) -> Callable[[], Iterable[Any]] | None:
+    """The batches a lock names.
+
+    Raises:
+        InvalidRecipe: no plugin offers the task.
+    """
+    if lock["data"] is None:
+        return None
+    name, split = lock["data"]["task"], lock["data"]["split"]
+    tasks = registry.plugins.tasks
+    if name not in tasks:
+        raise InvalidRecipe(
+            f"No plugin offers the task `{name}`.", did_you_mean(name, tuple(tasks)), task=name
+        )
+    return lambda: tasks[name].batches(split)
 
 
 def merge(

@@ -5,7 +5,7 @@ Only headers are looked at. The plan also predicts what the merge will cost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from zoo.recipe import parameters_at
 from zoo.schedule import depths, layer_count
 
 if TYPE_CHECKING:
+    import torch
+
     from zoo.contract import Method
 
 BASE = -1
@@ -38,6 +40,8 @@ class Model:
     digest: str
     """Weights digest."""
     checkpoint: Checkpoint
+    module: Callable[[], torch.nn.Module] | None = None
+    """Builds the runnable module; None where no plugin knows the architecture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,8 @@ def plan(
         found.problems.append(
             f"the recipe covers {layers} layers, `{donor.label}` has {layer_count(names)}"
         )
+    if method.needs == "data":
+        _check_data(method, lock, models, found)
     tasks: list[Task] = []
     if not found.problems:
         tasks = _tasks(method, lock, experts, base, found)
@@ -211,6 +217,22 @@ def _check_inputs(
         found.problems.append(f"method `{method.name}` takes no base, `{base.label}` given")
 
 
+def _check_data(
+    method: Method, lock: Mapping[str, Any], models: Sequence[Model], found: _Findings
+) -> None:
+    if lock["data"] is None:
+        found.problems.append(
+            f"method `{method.name}` needs data: name a task in the recipe, "
+            "`data: {task: NAME, split: train}`"
+        )
+    for model in models:
+        if model.module is None:
+            found.problems.append(
+                f"method `{method.name}` runs its models, and no plugin offers the architecture "
+                f"of `{model.label}`"
+            )
+
+
 def _check_tensors(models: Sequence[Model], found: _Findings) -> None:
     first, *others = models
     reference = first.checkpoint.tensors
@@ -285,7 +307,24 @@ def _tasks(
         out = TensorInfo(name, lock["dtype"] or info.dtype, info.shape)
         tasks.append(Task(out, source, values, tied.get(name)))
     _note_buffers(tasks, found)
+    _check_statistics(method, [t for t in tasks if t.source is None], len(experts))
     return tasks
+
+
+def _check_statistics(method: Method, merged: Sequence[Task], experts: int) -> None:
+    """What a statistic of the whole model reads must be the same for all tensors."""
+    if method.statistics is None or not merged:
+        return
+    first = merged[0].parameters
+    for statistic in method.statistics(first, experts):
+        for name in statistic.reads if statistic.scope == "model" else ():
+            if any(getattr(t.parameters, name) != getattr(first, name) for t in merged):
+                raise InvalidRecipe(
+                    f"`{name}` of method `{method.name}` varies over tensors,",
+                    "and is used once for the whole model.",
+                    "Give it one value, or choose a per-tensor scope.",
+                    parameter=name,
+                )
 
 
 def _tied(experts: Sequence[Model], base: Model | None) -> dict[str, str]:

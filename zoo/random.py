@@ -24,7 +24,7 @@ class Random:
     Args:
         seed: the recipe's seed.
         tensor: tensor name.
-        digests: weights digest of each expert, so that reordering experts moves their numbers along.
+        digests: weights digest of each expert: reordered experts take their numbers along.
         start: first element of the chunk, in C order.
         count: elements in the chunk.
     """

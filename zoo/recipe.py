@@ -11,6 +11,7 @@ Our form (unknown keys are refused):
     parameters: {density: 0.2, lambda: 1.0}
     seed: 0
     dtype: bfloat16
+    data: {task: digits, split: train}      # for methods that need data
 
 A parameter with one value per expert may be given for all, as a list, or beside the expert. A
 document with `merge_method` is mergekit's and means what mergekit means; see
@@ -20,7 +21,7 @@ document with `merge_method` is mergekit's and means what mergekit means; see
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,14 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
+class Data:
+    """The data of a method that needs some: a split of a task that a plugin offers."""
+
+    task: str
+    split: str = "train"
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """A merge as somebody asked for it: names, not digests; defaults not filled in."""
 
@@ -73,6 +82,8 @@ class Recipe:
     """For methods that draw random numbers; 0 to 2^63 - 1."""
     dtype: str | None = None
     """Floating type of the result; None keeps that of the base, or of the first expert."""
+    data: Data | None = None
+    """A task and one of its splits, for methods that need data."""
     max_norm_drift: float = MAX_NORM_DRIFT
     """Largest allowed ratio of a merged tensor's norm to the largest of its inputs' norms."""
     layers: int | None = None
@@ -81,7 +92,18 @@ class Recipe:
     """What was read and has no effect, to be told."""
 
 
-_KEYS = ("method", "base", "experts", "select", "parameters", "seed", "dtype", "max_norm_drift")
+_KEYS = (
+    "method",
+    "base",
+    "experts",
+    "select",
+    "parameters",
+    "seed",
+    "dtype",
+    "data",
+    "max_norm_drift",
+)
+_DATA_KEYS = ("task", "split")
 _SELECT_KEYS = ("where", "order_by", "limit")
 
 
@@ -111,6 +133,13 @@ def read_recipe(source: str | Path | Mapping[str, Any], methods: Mapping[str, Me
         chosen = mapping(document["select"], "select")
         refuse_unknown(chosen, _SELECT_KEYS, "select")
         select = Selection(**chosen)
+    data = None
+    if "data" in document:
+        source_of = mapping(document["data"], "data")
+        refuse_unknown(source_of, _DATA_KEYS, "data")
+        if "task" not in source_of:
+            raise InvalidRecipe("`data` names no task.", how="Add `task: NAME`.", key="data")
+        data = Data(**source_of)
     dtype = document.get("dtype")
     return Recipe(
         method=document["method"],
@@ -120,6 +149,7 @@ def read_recipe(source: str | Path | Mapping[str, Any], methods: Mapping[str, Me
         parameters=mapping(document.get("parameters", {}), "parameters"),
         seed=_seed(document.get("seed", 0)),
         dtype=None if dtype is None else output_dtype(dtype),
+        data=data,
         max_norm_drift=float(document.get("max_norm_drift", MAX_NORM_DRIFT)),
     )
 
@@ -203,6 +233,7 @@ def lock(
         "parameters": given,
         "seed": recipe.seed,
         "dtype": recipe.dtype,
+        "data": asdict(recipe.data) if recipe.data else None,
         "max_norm_drift": recipe.max_norm_drift,
         "chunk": CHUNK,
     }

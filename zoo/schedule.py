@@ -6,8 +6,9 @@ A value is one of
     {gradient: [0, 0.5, 1]}                       anchors over depth, linear between them
     [{filter: attn, value: V}, {value: V}]        the first rule whose filter fits
 
-A filter is a substring of the tensor's name, `*` fits every name; V is a number or a gradient. Depth
-is layer / (layers - 1); tensors before the layers (embeddings) have depth 0, those after them 1.
+A filter is a substring of the tensor's name, `*` fits every name; V is a number or a gradient.
+Depth is layer / (layers - 1); tensors before the layers (embeddings) have depth 0, those after
+them 1.
 
 Source: mergekit's parameter specification, whose rules and positions these are.
 """

@@ -308,14 +308,15 @@ class _Compiler:
                 return clause if bool(other.this) == isinstance(node, exp.EQ) else not_(clause)
         left, right = (self._operand(side, depth) for side in sides)
         kind = self._common([left, right], node)
-        if left.many and isinstance(node, exp.NEQ):
-            return not_(self._apply(left, kind, lambda c: c == right.of(kind), positive, right))
-        if right.constant:
-            return self._apply(left, kind, lambda c: test(c, right.of(kind)), positive, right)
-        if left.constant:
-            return self._apply(right, kind, lambda c: test(left.of(kind), c), positive, left)
-        if left.many or right.many:
+        if (left.many and not right.constant) or (right.many and not left.constant):
             raise self._error("Compare `alias` with a text.")
+        if (left.many or right.many) and isinstance(node, exp.NEQ):
+            alias, word = (left, right) if left.many else (right, left)
+            return not_(self._apply(alias, kind, lambda c: c == word.of(kind), positive))
+        if right.constant:
+            return self._apply(left, kind, lambda c: test(c, right.of(kind)), positive)
+        if left.constant:
+            return self._apply(right, kind, lambda c: test(left.of(kind), c), positive)
         return cast(Clause, test(left.of(kind), right.of(kind)))
 
     def _in(self, node: exp.In, positive: bool, depth: int) -> Clause:
@@ -338,13 +339,14 @@ class _Compiler:
             raise self._refused(node)
         value = self._operand(node.this, depth)
         low, high = (self._operand(node.args[end], depth) for end in ("low", "high"))
-        if low.many or high.many:
+        if low.many or high.many or (value.many and not (low.constant and high.constant)):
             raise self._error("Compare `alias` with a text.")
         kind = self._common([value, low, high], node)
-        constant = low if low.constant and high.constant else None
-        return self._apply(
-            value, kind, lambda c: c.between(low.of(kind), high.of(kind)), positive, constant
-        )
+        first, last = low.of(kind), high.of(kind)
+        if not (low.constant and high.constant):
+            subject = value.of(kind)
+            return and_(subject >= first, subject <= last)
+        return self._apply(value, kind, lambda c: and_(c >= first, c <= last), positive)
 
     def _like(self, node: exp.Like | exp.ILike, positive: bool, depth: int) -> Clause:
         from sqlglot import exp
@@ -361,17 +363,11 @@ class _Compiler:
         return self._apply(value, "text", lambda c: c.like(wanted, escape="\\"), positive)
 
     def _apply(
-        self,
-        value: _Value,
-        kind: Kind,
-        test: Callable[[ColumnElement[Any]], Any],
-        positive: bool,
-        other: _Value | None = None,
+        self, value: _Value, kind: Kind, test: Callable[[ColumnElement[Any]], Any], positive: bool
     ) -> Clause:
-        """The test of a value: through its index where that means the same."""
+        """A test of a value against constants: through its index where that means the same."""
         inner = value.inside(kind)
-        constant = other is None or other.constant
-        if value.lookup and inner is not None and (value.many or (positive and constant)):
+        if value.lookup and inner is not None and (value.many or positive):
             return self._look_up(value, test(inner))
         return cast(Clause, test(value.of(kind)))
 
@@ -570,9 +566,8 @@ def _reason(error: Exception) -> str:
 
 def _column_value(name: str) -> _Value:
     v = t.versions.c
-    number_columns = {"version": v.number}
-    if name in number_columns:
-        return _Value("number", number_columns[name])
+    if name == "version":
+        return _Value("number", v.number)
     if name in ("kind", "task", "phase", "architecture", "license", "created_at", "source"):
         return _Value("text", v[name])
     if name == "run":

@@ -12,7 +12,7 @@ from zoo.digest import flat_key_of_file
 from zoo.errors import NotFound, VerificationFailed
 from zoo.hashing import HashPool
 from zoo.inputs import Inputs, Opener, open_version
-from zoo.merging import Prepared, Resources
+from zoo.merging import Prepared, Resources, data_of
 from zoo.plan import plan
 from zoo.progress import NoProgress, Progress
 from zoo.records import RunDraft, Version
@@ -146,4 +146,4 @@ def _reopened(registry: Registry, run: RunDraft, resources: Resources) -> Iterat
             memory=resources.memory,
             threads=resources.threads,
         )
-        yield Prepared(work, Inputs(experts, base, None))
+        yield Prepared(work, Inputs(experts, base, None), data_of(registry, lock))

@@ -54,8 +54,8 @@ class Cut:
 class _Seen:
     """What one tensor has shown of one expert."""
 
-    entries: int = 0
     above: int = 0
+    """Entries above the bracket."""
     equal: list[int] = field(default_factory=list)
     """Per chunk, entries equal to the guess."""
 
@@ -83,8 +83,8 @@ class _Bracket:
         import numpy as np
 
         if self.pending:
-            bins = (np.concatenate(self.pending).astype(np.int64) - self.low) // self.step
-            self.histogram += np.bincount(bins, minlength=len(self.histogram))
+            bins = np.concatenate(self.pending) // self.step
+            self.histogram += np.bincount(bins.astype(np.int64), minlength=len(self.histogram))
             self.pending, self.pending_size = [], 0
 
 
@@ -101,6 +101,7 @@ class Magnitudes(Statistic):
     """
 
     name = "cut"
+    reads = ("density",)
 
     def __init__(
         self,
@@ -158,17 +159,14 @@ class Magnitudes(Statistic):
             if self._phase == "equal":
                 seen.equal.append(int(np.count_nonzero(bits == bracket.guess)))
                 continue
-            seen.entries += len(bits)
-            inside = bits[bits >= bracket.low]
-            below = inside < bracket.high
-            count = int(np.count_nonzero(below))
-            if count < len(inside):
-                seen.above += len(inside) - count
-                inside = inside[below]
-            seen.equal.append(int(np.count_nonzero(inside == bracket.guess)))
+            seen.above += int(np.count_nonzero(bits >= bracket.high))
+            # What lies below the bracket wraps around to large offsets and drops out with the rest.
+            offsets = (bits - bracket.low).view(np.uint32 if narrow else np.uint64)
+            inside = offsets[offsets < bracket.high - bracket.low]
+            seen.equal.append(int(np.count_nonzero(inside == bracket.guess - bracket.low)))
             with self._lock:
                 bracket.pending.append(inside)
-                bracket.pending_size += count
+                bracket.pending_size += len(inside)
                 if bracket.pending_size >= _FLUSH:
                     bracket.flush()
 
