@@ -290,6 +290,121 @@ def test_a_database_that_refuses_leaves_no_version(registry, save, monkeypatch):
     assert nothing_is_left(registry)
 
 
+# Beside the weights
+
+
+def test_files_over_one_gigabyte_are_left_behind_and_named(registry, save):
+    source = save(STATE)
+    with (source / "giant.txt").open("wb") as file:
+        file.truncate(1_000_000_001)
+
+    version = registry.register(source, name="m")
+
+    assert ["giant.txt"] == version.notes["skipped"]
+    assert not (registry.path("m") / "giant.txt").exists()
+
+
+def test_a_directory_full_of_other_things_is_no_model(registry, save):
+    source = save(STATE)
+    for i in range(1001):
+        (source / f"{i}.txt").touch()
+
+    with pytest.raises(InvalidCheckpoint, match="1000 files"):
+        registry.register(source, name="m")
+    assert nothing_is_left(registry)
+
+
+def test_pipes_and_hidden_files_are_not_carried(registry, save):
+    source = save(STATE)
+    os.mkfifo(source / "pipe")
+    (source / ".secret").touch()
+
+    registry.register(source, name="m")
+
+    assert ["config.json", "model.safetensors"] == sorted(
+        p.name for p in registry.path("m").iterdir()
+    )
+
+
+# Observers
+
+
+PLUGIN = """
+from pathlib import Path
+from zoo import ZooError, hookimpl
+
+@hookimpl
+def zoo_resolve_source(source):
+    return Path({model!r}) if source == "shop://model" else None
+
+@hookimpl
+def zoo_before_register(source, name):
+    if name == "forbidden":
+        raise ZooError(f"{{source}} may not be called {{name}}.")
+
+@hookimpl
+def zoo_after_register(version):
+    with Path({log!r}).open("a") as file:
+        print(version.ref, file=file)
+"""
+
+
+@pytest.fixture
+def observed(tmp_path, save) -> Iterator[tuple[zoo.Registry, Path]]:
+    """A registry with a plugin that resolves, refuses and observes; and what it saw."""
+    log = tmp_path / "log"
+    log.touch()
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    (plugins / "shop.py").write_text(PLUGIN.format(model=str(save(STATE)), log=str(log)))
+    with zoo.open(tmp_path / "observed.db", plugins_dirs=[plugins]) as registry:
+        yield registry, log
+
+
+def test_a_plugin_resolves_what_is_no_path_and_sees_what_was_committed(observed):
+    registry, log = observed
+
+    version = registry.register("shop://model", name="m")
+
+    assert "shop://model" == version.source
+    assert "m@1\n" == log.read_text()
+
+
+def test_a_plugin_may_refuse_a_registration_before_anything_is_read(observed):
+    registry, log = observed
+
+    with pytest.raises(ZooError, match="may not be called forbidden"):
+        registry.register("shop://model", name="forbidden")
+    assert nothing_is_left(registry)
+    assert "" == log.read_text()
+
+
+class Tally:
+    """Adds up the progress it is told."""
+
+    def __init__(self) -> None:
+        self.total = self.seen = self.ended = 0
+
+    def start(self, total_bytes: int, label: str) -> None:
+        self.total += total_bytes
+
+    def advance(self, nbytes: int) -> None:
+        self.seen += nbytes
+
+    def done(self) -> None:
+        self.ended += 1
+
+
+def test_progress_counts_every_byte_that_is_hashed(registry, save):
+    source = save(STATE)
+    tally = Tally()
+
+    registry.register(source, name="m", threads=1, progress=tally)
+
+    assert sum(f.stat().st_size for f in source.iterdir()) == tally.total == tally.seen
+    assert 1 == tally.ended
+
+
 # Other processes
 
 
