@@ -15,6 +15,8 @@ nitpicky = True
 
 html_theme = "furo"
 html_title = f"zoo {release}"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 html_copy_source = False
 html_show_sphinx = False
 pygments_style = "default"

@@ -29,9 +29,9 @@ def prose(docstring: str | None) -> str:
     """A docstring as Markdown: `Args:` blocks become lists, `Source: ...` lines stand alone."""
     out: list[str] = []
     block = None
-    for line in (inspect.cleandoc(docstring or "")).splitlines():
-        heading = re.fullmatch(r"(Args|Returns|Raises|Yields):", line)
-        fact = re.match(r"(Cost|Source|Departs|Differs|Returns|Note): +(.*)", line)
+    for line in inspect.cleandoc(docstring or "").splitlines():
+        heading = re.fullmatch(r"(Args|Returns|Raises|Warns):", line)
+        fact = re.match(r"(Cost|Source|Departs|Returns): +(.*)", line)
         if heading:
             block = heading[1]
             out += ["", f"**{block}**", ""]
@@ -41,14 +41,10 @@ def prose(docstring: str | None) -> str:
         elif line and not line.startswith(" "):
             block = None
             out.append(line)
-        elif block and re.match(r" {4}\S", line):
-            out.append(
-                item(line.strip())
-                if block in ("Args", "Returns", "Raises", "Yields")
-                else line.strip()
-            )
-        elif block:
-            out.append("  " + line.strip() if line.strip() else "")
+        elif block in ("Args", "Raises", "Warns") and re.match(r" {4}\S", line):
+            out.append(item(line.strip()))
+        elif block and line:
+            out.append("  " + line.strip())
         else:
             out.append(line)
     return "\n".join(out).strip()
