@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 from generator.markdown import code, fenced, prose, table
@@ -57,9 +59,19 @@ def class_text(cls: type) -> str:
         parts += [
             f"### {cls.__name__}.{name}{mark}",
             signature(member, name, method=True),
-            prose(member.__doc__),
+            prose(_with_what_it_cites(member.__doc__ or "")),
         ]
     return "\n\n".join(p for p in parts if p)
+
+
+def _with_what_it_cites(docstring: str) -> str:
+    """A docstring that says "see `zoo.register`" goes on with what `zoo.register.register` says."""
+    cited = re.search(r"; see `zoo\.(\w+)`", docstring)
+    target = getattr(import_module(f"zoo.{cited[1]}"), cited[1], None) if cited else None
+    if cited is None or target is None:
+        return docstring
+    rest = (inspect.getdoc(target) or "").partition("\n\n")[2]
+    return inspect.cleandoc(docstring.replace(cited[0], "")) + "\n\n" + rest
 
 
 def properties(cls: type) -> Iterator[tuple[str, str, str]]:
