@@ -22,6 +22,7 @@ from zoo.contract import AGAIN, Chunk, Statistic
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
     import torch
 
 _SAMPLE = 1 << 19
@@ -205,7 +206,7 @@ class Magnitudes(Statistic):
             return True
         if above >= keep:
             pattern = np.int32 if self._float is np.float32 else np.int64
-            bracket.narrow(bracket.high, int(np.iinfo(pattern).max))
+            bracket.narrow(bracket.high, _above_all(pattern))
             return False
         if above + inside < keep:
             bracket.narrow(0, bracket.low)
@@ -242,13 +243,20 @@ class Magnitudes(Statistic):
         return Cut(magnitude, equals, before)
 
 
+def _above_all(pattern: npt.DTypeLike) -> int:
+    """An integer no bit pattern reaches, not even that of a NaN: else they are sought for ever."""
+    import numpy as np
+
+    return int(np.iinfo(pattern).max) + 1
+
+
 def _from_sample(bracket: _Bracket, density: float) -> None:
     """Bracket the cut with a sample: six standard deviations of its rank, and one per cent."""
     import numpy as np
 
     sample = np.sort(np.concatenate(bracket.sample)) if bracket.sample else np.zeros(0, np.int32)
     bracket.sample = []
-    top, n = int(np.iinfo(sample.dtype).max), len(sample)
+    top, n = _above_all(sample.dtype), len(sample)
     rank = density * n
     slack = 6 * (rank * (1 - density)) ** 0.5 + 2 + 0.01 * n
     lowest, highest = n - 1 - int(rank + slack), n - 1 - int(rank - slack)
