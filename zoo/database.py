@@ -24,7 +24,13 @@ from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    SQLAlchemyError,
+)
 
 from zoo import tables as t
 from zoo.errors import NotFound, RegistryError, StoreError
@@ -118,9 +124,9 @@ class Database:
         try:
             if not self.path:
                 return create_engine(self.url)
-        except ModuleNotFoundError as error:
+        except (ModuleNotFoundError, NoSuchModuleError) as error:
             raise RegistryError(
-                f"Cannot open {self.name}: the driver `{error.name}` is not installed.",
+                f"Cannot open {self.name}: its driver is not installed ({error}).",
                 how="pip install 'zoo-registry[postgres]' and write postgresql+psycopg://...",
             ) from error
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:

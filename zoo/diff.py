@@ -66,7 +66,7 @@ def diff(registry: Registry, a: Version, b: Version, *, threads: int) -> Diff:
     floating = [n for n in common if n not in set(reshaped) and _floats(left[n], right[n])]
     with ExitStack() as stack:
         pair = [open_version(registry, v, stack) for v in (a, b)]
-        reader = Reader()
+        reader = Reader(wide=True)
         pool = stack.enter_context(ThreadPoolExecutor(threads, "zoo-diff"))
         # Shared tensors are read too: the total cosine needs their norms.
         sums = dict(
@@ -96,7 +96,7 @@ def _sums(reader: Reader, name: str, pair: list[Checkpoint]) -> tuple[float, flo
     """<a, a>, <b, b>, <a - b, a - b> and the largest |a - b|, in float64."""
     aa = bb = dd = largest = 0.0
     for _, values in reader.chunks(name, pair):
-        a, b = values.double()
+        a, b = values
         aa += float(a.dot(a))
         bb += float(b.dot(b))
         a.sub_(b)

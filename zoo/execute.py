@@ -95,7 +95,11 @@ class _Run:
         self.device = device
         self.progress = progress
         self.reader = Reader(
-            int(plan.lock["chunk"]), block_chunks(memory, threads), device, progress.advance
+            int(plan.lock["chunk"]),
+            block_chunks(memory, threads),
+            device,
+            any(t.dtype == "F64" for c in self.checkpoints for t in c.tensors.values()),
+            progress.advance,
         )
         self.drift = float(plan.lock["max_norm_drift"])
         self.stats: dict[str, Any] = {}

@@ -22,6 +22,8 @@ class Reader:
         blocks: chunks read from a file at a time: a large read costs less per byte, and small
             chunks stay in cache.
         device: where the values are wanted.
+        wide: float64 rather than float32. One type for all tensors of a merge, so that
+            magnitudes can be compared across tensors.
         on_bytes: told how many bytes were read.
     """
 
@@ -30,11 +32,13 @@ class Reader:
         chunk: int = CHUNK,
         blocks: int = 4,
         device: str = "cpu",
+        wide: bool = False,
         on_bytes: Callable[[int], None] = lambda n: None,
     ) -> None:
         self.chunk = chunk
         self.blocks = blocks
         self.device = device
+        self.wide = wide
         self._on_bytes = on_bytes
         self._local = threading.local()
 
@@ -44,7 +48,7 @@ class Reader:
         checkpoints: Sequence[Checkpoint],
         wants: Callable[[Chunk], bool] | None = None,
     ) -> Iterator[tuple[Chunk, torch.Tensor]]:
-        """(chunk, values (m, n)) of one tensor of m checkpoints, float32, or float64 if any is.
+        """(chunk, values (m, n)) of one tensor of m checkpoints.
 
         The values lie in a buffer that the next chunk overwrites.
         """
@@ -52,8 +56,7 @@ class Reader:
 
         infos = [c.tensors[name] for c in checkpoints]
         shape, n = infos[0].shape, infos[0].elements
-        wide = any(i.dtype == "F64" for i in infos)
-        work = self._work(len(infos) * min(self.chunk, n), wide)
+        work = self._work(len(infos) * min(self.chunk, n))
         count = -(-n // self.chunk)
         per_block = self.chunk * self.blocks
         for block in range(0, n, per_block):
@@ -86,11 +89,12 @@ class Reader:
             raws[index] = bytearray(size)
         return memoryview(raws[index])[:size]
 
-    def _work(self, elements: int, wide: bool) -> torch.Tensor:
+    def _work(self, elements: int) -> torch.Tensor:
         import torch
 
-        held: dict[bool, torch.Tensor] = self._local.__dict__.setdefault("work", {})
-        if wide not in held or held[wide].numel() < elements:
-            dtype = torch.float64 if wide else torch.float32
-            held[wide] = torch.empty(elements, dtype=dtype, device=self.device)
-        return held[wide]
+        held: torch.Tensor | None = self._local.__dict__.get("work")
+        if held is None or held.numel() < elements:
+            dtype = torch.float64 if self.wide else torch.float32
+            held = torch.empty(elements, dtype=dtype, device=self.device)
+            self._local.work = held
+        return held
