@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zoo.errors import NotFound, PluginError
 
 if TYPE_CHECKING:
+    from zoo.plugins import Plugins
     from zoo.records import MetricValue, Version
     from zoo.registry import Registry
 
@@ -147,7 +148,7 @@ def find_example(directory: str | None) -> Path:
     )
 
 
-def check_ready(registry: Registry) -> None:
+def check_ready(plugins: Plugins) -> None:
     """Raise PluginError unless the example's plugin is loaded and can read images."""
     from importlib.util import find_spec
 
@@ -156,8 +157,8 @@ def check_ready(registry: Registry) -> None:
             "The demo reads photographs, and Pillow is not installed.",
             how="pip install 'zoo-registry[demo]'",
         )
-    if TASK not in registry.plugins.tasks or ARCHITECTURE not in registry.plugins.architectures:
-        told = [str(b) for b in registry.plugins.broken if b.name == PLUGIN]
+    if TASK not in plugins.tasks or ARCHITECTURE not in plugins.architectures:
+        told = [str(b) for b in plugins.broken if b.name == PLUGIN]
         raise PluginError(f"The plugin `{PLUGIN}` did not load.", " ".join(told))
 
 

@@ -17,8 +17,8 @@ import zoo
 LEVELS = ("clean", "q90", "q70", "q50", "q30")
 
 
-def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    program = "from zoo_cli.main import main; main()"
+def run(*args: str, cwd: Path, before: str = "") -> subprocess.CompletedProcess[str]:
+    program = before + "from zoo_cli.main import main; main()"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ZOO_")}
     environment["OMP_NUM_THREADS"] = "1"  # the suite runs two workers on two cores
     return subprocess.run(
@@ -146,4 +146,12 @@ def test_a_directory_without_the_example_is_refused_before_anything_is_made(tmp_
 
     assert 3 == done.returncode
     assert "zoo demo --example DIR" in done.stderr
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_without_pillow_it_names_the_extra_to_install_and_makes_nothing(tmp_path):
+    done = run("demo", cwd=tmp_path, before="import sys; sys.modules['PIL'] = None; ")
+
+    assert 13 == done.returncode
+    assert "pip install 'zoo-registry[demo]'" in done.stderr
     assert [] == list(tmp_path.iterdir())

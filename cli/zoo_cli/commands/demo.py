@@ -45,8 +45,8 @@ def command(ctx: click.Context, session: Session, example: str | None, as_json: 
     directory = demo.find_example(example)
     if str(directory) not in session.plugins_dirs:
         session.plugins_dirs = (*session.plugins_dirs, str(directory))
+    demo.check_ready(session.plugins)
     with session.open(create=True) as registry:
-        demo.check_ready(registry)
         heading("Register five published upscalers, with their PSNR at five levels of JPEG noise")
         made = tell(demo.register_all(registry, directory))
         heading("Select the experts that do well at JPEG quality 70")
