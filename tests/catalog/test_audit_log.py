@@ -1,0 +1,90 @@
+"""The hash-chained audit log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from drafts import draft
+from sqlalchemy import delete, update
+
+from zoo import tables as t
+from zoo.catalog import Catalog
+from zoo.records import MetricValue
+
+
+@pytest.fixture
+def used(catalog: Catalog) -> Catalog:
+    """A catalog with one event of every kind: init, add, add, annotate, measure, alias, ..."""
+    a, b = catalog.add_many([draft("a", 1), draft("b", 2)])
+    catalog.annotate(a.id, tags={"x": "1"})
+    catalog.record_group_metric([a.id, b.id], MetricValue("barrier", 0.5))
+    catalog.alias(a.id, "best")
+    catalog.unalias("a", "best")
+    catalog.remove(a.id, "because")
+    return catalog
+
+
+def test_every_change_leaves_an_event_that_says_what_changed(used: Catalog) -> None:
+    events = used.events()
+
+    assert ["init", "add", "add", "annotate", "measure", "alias", "unalias", "remove"] == [
+        e["action"] for e in events
+    ]
+    assert list(range(1, 9)) == [e["sequence"] for e in events]
+    assert events[-2:] == used.events(2)
+    assert [] == used.check_audit()
+    assert {"reason": "because"} == events[-1]["detail"]
+    assert ["a@1+b@1", "a@1", "a", "a@1"] == [e["subject"] for e in events[-4:]]
+
+
+EDITS: dict[str, Any] = {
+    "at": "2001-01-01T00:00:00Z",
+    "action": "other",
+    "subject": "b@7",
+    "version_id": None,
+    "detail": '{"x":1}',
+    "previous": "sha256:0",
+    "hash": "sha256:0",
+    "sequence": 77,
+}
+
+
+@pytest.mark.parametrize("column", EDITS)
+def test_an_edited_event_is_found(used: Catalog, column: str) -> None:
+    for sequence in (2, 4, 8):
+        here = t.events.c.sequence
+        with used.database.write() as connection:
+            before = connection.execute(t.events.select().where(here == sequence)).mappings().one()
+            changed = update(t.events).where(here == sequence)
+            connection.execute(changed.values({column: EDITS[column]}))
+
+        assert used.check_audit(), f"{column} of event {sequence}"
+
+        with used.database.write() as connection:
+            at = before["sequence"] if column != "sequence" else EDITS["sequence"]
+            connection.execute(update(t.events).where(here == at).values(dict(before)))
+        assert [] == used.check_audit()
+
+
+@pytest.mark.parametrize("first", [1, 4, 8])
+def test_a_log_with_events_cut_out_is_found(used: Catalog, first: int) -> None:
+    with used.database.write() as connection:
+        connection.execute(delete(t.events).where(t.events.c.sequence.between(first, first + 1)))
+
+    assert used.check_audit()
+
+
+def test_an_event_recomputed_by_hand_is_found_by_the_next_one(used: Catalog) -> None:
+    from zoo.digest import json_digest
+
+    with used.database.write() as connection:
+        row = dict(
+            connection.execute(t.events.select().where(t.events.c.sequence == 3)).mappings().one()
+        )
+        del row["hash"]
+        row["detail"] = "{}"
+        changed = update(t.events).where(t.events.c.sequence == 3)
+        connection.execute(changed.values(detail="{}", hash=json_digest(row)))
+
+    assert ["Event 4 does not follow the event before it."] == used.check_audit()
