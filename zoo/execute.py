@@ -109,10 +109,10 @@ class _Run:
 
     def all(self, tasks: Sequence[Task]) -> dict[str, str]:
         merged = [t for t in tasks if t.source is None]
-        self.progress.start(self.plan.bytes_read, "merge")
+        if merged and self.method.statistics is not None:
+            self._model_statistics()
+        self.progress.start(self._bytes(tasks), "merge")
         try:
-            if merged and self.method.statistics is not None:
-                self._model_statistics()
             digests = {}
             if merged and self.method.needs in ("model", "data"):
                 digests = self._whole_model(merged)
@@ -120,6 +120,14 @@ class _Run:
             return digests | dict(self._map(self._make, tasks))
         finally:
             self.progress.done()
+
+    def _bytes(self, tasks: Iterable[Task]) -> int:
+        """Bytes that one pass over these tensors reads."""
+        return sum(
+            c.tensors[t.info.name].nbytes
+            for t in tasks
+            for c in (self.checkpoints if t.source is None else self.checkpoints[:1])
+        )
 
     # Threads
 
@@ -166,7 +174,11 @@ class _Run:
         self, statistic: Statistic, tasks: Sequence[Task], stats: Mapping[str, Any]
     ) -> Any:
         while True:
-            states = self._map(lambda t: self._reduce(statistic, t, stats), tasks)
+            self.progress.start(self._bytes(tasks), statistic.name)
+            try:
+                states = self._map(lambda t: self._reduce(statistic, t, stats), tasks)
+            finally:
+                self.progress.done()
             value = statistic.finish(dict(states))
             if value is not AGAIN:
                 return value

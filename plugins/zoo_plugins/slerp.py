@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     import torch
 
 
+_SHORTEST = 1e-12
+"""1 - |cos| of the shortest arc: below it, rounding of the cosine is all there is."""
+
+
+_NO_ARC = 1e-9
+"""sin(theta) below which an arc through two points is not determined, whatever the threshold."""
+
+
 class _Angle(Statistic):
     """(<a, b>, |a|^2, |b|^2) of one tensor, summed in float64 chunk by chunk."""
 
@@ -103,9 +111,10 @@ def coefficients(
     """The factors of a and b, from their inner products; dimensionless."""
     norm_a, norm_b = math.sqrt(aa), math.sqrt(bb)
     cosine = dot / (norm_a if norm_a > eps else 1.0) / (norm_b if norm_b > eps else 1.0)
-    if abs(cosine) > threshold:
+    # Without the second bound, a threshold of 1 would divide by the sine of no angle at all.
+    if abs(cosine) > min(threshold, 1 - _SHORTEST):
         return 1.0 - t, t
-    theta = math.acos(max(-1.0, min(1.0, cosine)))
+    theta = math.acos(cosine)
     return math.sin((1 - t) * theta) / math.sin(theta), math.sin(t * theta) / math.sin(theta)
 
 
