@@ -18,10 +18,6 @@ _SHORTEST = 1e-12
 """1 - |cos| of the shortest arc: below it, rounding of the cosine is all there is."""
 
 
-_NO_ARC = 1e-9
-"""sin(theta) below which an arc through two points is not determined, whatever the threshold."""
-
-
 class _Angle(Statistic):
     """(<a, b>, |a|^2, |b|^2) of one tensor, summed in float64 chunk by chunk."""
 
