@@ -109,7 +109,9 @@ def test_linear_is_the_weighted_mean(data: st.DataObject) -> None:
 @given(st.data())
 def test_slerp_goes_along_the_arc_of_each_tensor(data: st.DataObject) -> None:
     experts, _ = data.draw(models(st.just(2), coarse=False))
-    t = data.draw(st.floats(-0.5, 1.5).map(lambda v: round(v, 3)) | st.sampled_from([0.0, 0.5, 1.0]))
+    t = data.draw(
+        st.floats(-0.5, 1.5).map(lambda v: round(v, 3)) | st.sampled_from([0.0, 0.5, 1.0])
+    )
     threshold = data.draw(st.sampled_from([0.9995, 0.5, 0.0]))
     for name in experts[0]:
         x, y = (e[name].double().reshape(-1) for e in experts)
@@ -119,9 +121,7 @@ def test_slerp_goes_along_the_arc_of_each_tensor(data: st.DataObject) -> None:
         assume(abs(cosine) < 0.999 or abs(cosine) > threshold)
 
     parameters = {"t": t, "dot_threshold": threshold, "extrapolate": True}
-    check(
-        "slerp", experts, None, parameters, chunk=data.draw(CHUNKS), threads=data.draw(THREADS)
-    )
+    check("slerp", experts, None, parameters, chunk=data.draw(CHUNKS), threads=data.draw(THREADS))
 
 
 @QUICK

@@ -20,7 +20,9 @@ SAMPLED = 1 << 19
 CHUNK = 1 << 14
 
 
-def kept(delta: dict[str, torch.Tensor], density: float, **options: object) -> dict[str, np.ndarray]:
+def kept(
+    delta: dict[str, torch.Tensor], density: float, **options: object
+) -> dict[str, np.ndarray]:
     """The delta of one expert after the trim, from a base of zeros."""
     zeros = {name: torch.zeros_like(d) for name, d in delta.items()}
     parameters = {"density": density, "zero_sign": "positive", "lambda": 1.0, **options}
@@ -159,3 +161,12 @@ def test_the_number_kept_is_the_integer_part_of_the_floating_product(
     found = kept(delta, density)["w"]
 
     assert math.floor(density * n) == np.count_nonzero(found)
+
+
+def test_a_nan_that_no_sample_sees_does_not_keep_the_search_going() -> None:
+    """All ones is the highest bit pattern there is."""
+    bits = torch.zeros(2 * SAMPLED, dtype=torch.int32)
+    bits[0] = 0x7FFFFFFF
+
+    with pytest.raises(GateFailed, match="1 values that are not finite"):
+        kept({"w": bits.view(torch.float32)}, 1e-6)
