@@ -20,7 +20,6 @@ LEVELS = ("clean", "q90", "q70", "q50", "q30")
 def run(*args: str, cwd: Path, before: str = "") -> subprocess.CompletedProcess[str]:
     program = before + "from zoo_cli.main import main; main()"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ZOO_")}
-    environment["OMP_NUM_THREADS"] = "1"  # the suite runs two workers on two cores
     return subprocess.run(
         [sys.executable, "-c", program, *args],
         cwd=cwd,
