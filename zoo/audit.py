@@ -10,6 +10,7 @@ tells; there is no change without its event.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -57,6 +58,43 @@ def events(connection: Connection, limit: int | None = None) -> list[dict[str, A
     query = select(t.events).order_by(t.events.c.sequence.desc()).limit(limit)
     rows = connection.execute(query).mappings().all()
     return [{**row, "detail": json.loads(row["detail"])} for row in reversed(rows)]
+
+
+def check_versions(connection: Connection) -> list[str]:
+    """Every version that is not what the log says was added, one sentence each."""
+    v, f = t.versions.c, t.files.c
+    streamed = {"yield_per": 1000}
+    told: dict[int, dict[str, Any]] = {}
+    e = t.events.c
+    added = select(e.version_id, e.subject, e.detail).where(e.action == "add")
+    for version_id, ref, detail in connection.execute(added, execution_options=streamed):
+        told[version_id] = {"number": ref, **json.loads(detail)}
+    files: dict[int, dict[str, str]] = defaultdict(dict)
+    query = select(f.version_id, f.path, f.object)
+    for version_id, path, object_ in connection.execute(query, execution_options=streamed):
+        files[version_id][path] = object_
+    problems = []
+    rows = (
+        select(v.id, t.entries.c.name, v.number, v.kind, t.manifests.c.digest, v.base_id, v.run_id)
+        .join(t.entries, t.entries.c.id == v.entry_id)
+        .join(t.manifests, t.manifests.c.id == v.manifest_id)
+        .order_by(v.id)
+    )
+    for id_, name, number, *facts in connection.execute(rows, execution_options=streamed):
+        was = told.pop(id_, None)
+        now = dict(zip(("kind", "digest", "base", "run"), facts, strict=True))
+        now["number"] = f"{name}@{number}"
+        if was is None:
+            problems.append(f"No event tells of the addition of `{name}@{number}`.")
+            continue
+        changed = [key for key, value in now.items() if was.get(key) != value]
+        changed += [] if was.get("files", {}) == files[id_] else ["files"]
+        if changed:
+            problems.append(
+                f"`{name}@{number}` is not what was added: {', '.join(changed)} changed."
+            )
+    problems += [f"The version with row id {id_} was added, and is gone." for id_ in told]
+    return problems
 
 
 def check_chain(connection: Connection) -> list[str]:

@@ -417,9 +417,12 @@ class Catalog:
             return audit.events(connection, limit)
 
     def check_audit(self) -> list[str]:
-        """What is wrong with the audit log, one sentence each; empty when all is well."""
+        """What is wrong with the audit log, and what differs from it; empty when all is well.
+
+        One sentence each. Looks at every event, and at what is immutable of every version.
+        """
         with self._database.read() as connection:
-            return audit.check_chain(connection)
+            return audit.check_chain(connection) + audit.check_versions(connection)
 
     # Shared steps
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, any_, func, literal, select
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.elements import ColumnElement
 
 
@@ -21,4 +20,6 @@ def among(
     if connection.dialect.name == "sqlite":
         listed = func.json_each(json.dumps(list(values))).table_valued("value")
         return column.in_(select(listed.c.value))
+    from sqlalchemy.dialects.postgresql import ARRAY
+
     return column == any_(literal(list(values), ARRAY(column.type)))

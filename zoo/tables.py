@@ -63,6 +63,8 @@ NAMES = {
 class ZooTable(SQLModel, registry=registry(metadata=MetaData(naming_convention=NAMES))):
     """Base of our tables: metadata of our own, so that a host's SQLModel tables stay apart."""
 
+    model_config = {"defer_build": True}  # validators are built on first use; none is used here
+
 
 def _key() -> Any:
     return Field(default=None, sa_column=Column(INT, primary_key=True))
@@ -205,7 +207,6 @@ class Tag(ZooTable, table=True):
             "number",
             "version_id",
             sqlite_where=text("number IS NOT NULL"),
-            postgresql_where=text("number IS NOT NULL"),
         ),
         CLUSTERED,
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Select, select
+from sqlalchemy import Connection, Select, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from zoo import tables as t
@@ -53,7 +53,7 @@ _ALIASES = select(t.aliases.c.version_id, t.aliases.c.alias).order_by(t.aliases.
 def load(connection: Connection, ids: Sequence[int], store: Path) -> list[Version]:
     """Records of the versions with these row ids, in their order; unknown ids are left out."""
 
-    def of(query: Select[Any], version_id: ColumnElement[int]) -> CursorResult[Any]:
+    def of(query: Select[Any], version_id: ColumnElement[int]) -> Iterable[Any]:
         return connection.execute(query.where(among(connection, version_id, ids)))
 
     tags: dict[int, dict[str, str]] = defaultdict(dict)

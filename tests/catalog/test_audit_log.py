@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -87,4 +88,28 @@ def test_an_event_recomputed_by_hand_is_found_by_the_next_one(used: Catalog) -> 
         changed = update(t.events).where(t.events.c.sequence == 3)
         connection.execute(changed.values(detail="{}", hash=json_digest(row)))
 
-    assert ["Event 4 does not follow the event before it."] == used.check_audit()
+    assert "Event 4 does not follow the event before it." in used.check_audit()
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        ("UPDATE manifests SET digest = 'sha256:0' WHERE id = 2", "`b@1`.*digest changed"),
+        ("UPDATE versions SET kind = 'base' WHERE id = 2", "`b@1`.*kind changed"),
+        ("UPDATE versions SET base_id = 1 WHERE id = 2", "`b@1`.*base changed"),
+        ("UPDATE versions SET number = 9 WHERE id = 2", "`b@9`.*number changed"),
+        ("UPDATE files SET object = 'flat:0' WHERE version_id = 2", "`b@1`.*files changed"),
+        ("DELETE FROM files WHERE version_id = 1", "`a@1`.*files changed"),
+        (
+            "INSERT INTO versions (id, entry_id, number, kind, manifest_id, source, notes, "
+            "created_at) VALUES (7, 1, 2, 'expert', 1, '', '{}', '')",
+            "addition of `a@2`",
+        ),
+    ],
+)
+def test_a_version_edited_behind_the_log_is_found(used: Catalog, edit: str, says: str) -> None:
+    with used.database.write() as connection:
+        connection.exec_driver_sql(edit)
+
+    (problem,) = used.check_audit()
+    assert re.search(says, problem)

@@ -274,7 +274,6 @@ def upgrade() -> None:
         ["key", "number", "version_id"],
         unique=False,
         sqlite_where=sa.text("number IS NOT NULL"),
-        postgresql_where=sa.text("number IS NOT NULL"),
     )
     op.create_index(
         op.f("ix_tags_key_value_version_id"), "tags", ["key", "value", "version_id"], unique=False
