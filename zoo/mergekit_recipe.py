@@ -70,7 +70,7 @@ def read_mergekit(document: Mapping[str, Any], methods: Mapping[str, Method]) ->
             )
     refuse_unknown(document, (*_KEYS, *_LATER), "the mergekit document")
     name = document["merge_method"]
-    if name not in _PARAMETERS:
+    if not isinstance(name, str) or name not in _PARAMETERS:
         from zoo.errors import did_you_mean
 
         raise InvalidRecipe(
@@ -121,19 +121,22 @@ def _models(document: Mapping[str, Any]) -> tuple[list[dict[str, Any]], int | No
             refuse_unknown(entry, ("model", "parameters"), "a model")
         return entries, None
     slices = [mapping(s, "slices") for s in sequence(document["slices"], "slices")]
-    sources = [mapping(s, "sources") for s in sequence(slices[0].get("sources", ()), "sources")]
-    ranges = {tuple(s.get("layer_range", ())) for s in sources}
-    if len(slices) != 1 or set(slices[0]) != {"sources"} or len(ranges) != 1:
+    found = [s.get("sources", ()) for s in slices]
+    sources = [mapping(s, "sources") for s in sequence(found[0] if found else (), "sources")]
+    ranges = [s.get("layer_range") for s in sources]
+    alone = len(slices) == 1 and set(slices[0]) == {"sources"}
+    if not alone or not ranges or ranges != ranges[:1] * len(ranges):
         raise InvalidRecipe(
             "Slices that cut or stack layers are not supported yet.",
             "One slice over all layers of every source is.",
             "Use `models`, or one slice with one `layer_range` from 0.",
             key="slices",
         )
-    (layer_range,) = ranges
-    if len(layer_range) != 2 or layer_range[0] != 0 or not isinstance(layer_range[1], int):
+    layer_range: Any = ranges[0]
+    whole = isinstance(layer_range, list) and len(layer_range) == 2 and layer_range[0] == 0
+    if not whole or not isinstance(layer_range[1], int):
         raise InvalidRecipe(
-            f"`layer_range` {list(layer_range)} leaves layers out, which is not supported yet.",
+            f"`layer_range` {layer_range} leaves layers out, which is not supported yet.",
             key="layer_range",
         )
     return sources, layer_range[1]

@@ -78,6 +78,9 @@ def request(
                 "Nothing says what to merge.", how="Select with --where, or name the experts."
             )
         asked = Recipe(registry.plugins.method(method).name)
+    over = parameters or {}
+    own = (replace(e, parameters=_without(e.parameters, over)) for e in asked.experts)
+    asked = replace(asked, experts=tuple(own))
     if experts:
         asked = replace(asked, experts=tuple(Expert(e) for e in experts), select=None)
     if selecting:
@@ -85,9 +88,13 @@ def request(
     return replace(
         asked,
         base=base if base is not None else asked.base,
-        parameters={**asked.parameters, **(parameters or {})},
+        parameters={**asked.parameters, **over},
         seed=asked.seed if seed is None else seed,
     )
+
+
+def _without(found: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    return {k: v for k, v in found.items() if k not in keys}
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,25 +133,29 @@ def read_recipe(source: str | Path | Mapping[str, Any], methods: Mapping[str, Me
     if "select" in document:
         chosen = mapping(document["select"], "select")
         refuse_unknown(chosen, _SELECT_KEYS, "select")
-        select = Selection(**chosen)
+        select = Selection(
+            where=_text(chosen.get("where"), "where"),
+            order_by=_text(chosen.get("order_by"), "order_by"),
+            limit=None if chosen.get("limit") is None else _integer(chosen["limit"], "limit"),
+        )
     data = None
     if "data" in document:
         source_of = mapping(document["data"], "data")
         refuse_unknown(source_of, _DATA_KEYS, "data")
         if "task" not in source_of:
             raise InvalidRecipe("`data` names no task.", how="Add `task: NAME`.", key="data")
-        data = Data(**source_of)
+        data = Data(**{key: _text(value, key) or "" for key, value in source_of.items()})
     dtype = document.get("dtype")
     return Recipe(
         method=document["method"],
         experts=tuple(_expert(e) for e in sequence(document.get("experts", ()), "experts")),
-        base=document.get("base"),
+        base=_text(document.get("base"), "base"),
         select=select,
         parameters=mapping(document.get("parameters", {}), "parameters"),
-        seed=_seed(document.get("seed", 0)),
+        seed=_integer(document.get("seed", 0), "seed"),
         dtype=None if dtype is None else output_dtype(dtype),
         data=data,
-        max_norm_drift=float(document.get("max_norm_drift", MAX_NORM_DRIFT)),
+        max_norm_drift=_ratio(document.get("max_norm_drift", MAX_NORM_DRIFT), "max_norm_drift"),
     )
 
 
@@ -211,10 +216,11 @@ def lock(
                 parameter=name,
             )
         own = [e.parameters.get(name) for e in recipe.experts] or [None] * len(experts)
+        common = values or [shared] * len(experts)
         given[name] = [
-            _closed(
-                mine if mine is not None else values[i] if values else shared, spec.default, name
-            )
+            _closed(common[i], spec.default, name)
+            if mine is None
+            else _closed(_closed(mine, common[i], name), spec.default, name)
             for i, mine in enumerate(own)
         ]
     for e in recipe.experts:
@@ -325,22 +331,38 @@ def _expert(value: Any) -> Expert:
     return Expert(model, entry)
 
 
-def _seed(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise InvalidRecipe(f"`seed` must be an integer from 0 to 2^63 - 1, not {value!r}.")
+def _text(value: Any, key: str) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise InvalidRecipe(f"`{key}` must be text, not {value!r}.", key=key)
     return value
 
 
-def _closed(value: Value, default: Any, name: str) -> Value:
-    """A schedule that has a value for every tensor: rules end with the default."""
+def _integer(value: Any, key: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise InvalidRecipe(
+            f"`{key}` must be an integer from 0 to 2^63 - 1, not {value!r}.", key=key
+        )
+    return value
+
+
+def _ratio(value: Any, key: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < inf:
+        raise InvalidRecipe(f"`{key}` must be a number above 0, not {value!r}.", key=key)
+    return float(value)
+
+
+def _closed(value: Value, otherwise: Value, name: str) -> Value:
+    """A schedule that has a value for every tensor: rules end with what holds otherwise."""
     if problem := problem_with(value):
         raise InvalidRecipe(f"`{name}` has no usable value: {problem}.", parameter=name)
     if not is_rules(value) or any(r.get("filter", "*") == "*" for r in value):
         return value
-    if not isinstance(default, (int, float, str, bool)):
+    if is_rules(otherwise):
+        return [*value, *otherwise]
+    if not isinstance(otherwise, (int, float, str, bool, Mapping)):
         raise InvalidRecipe(
             f"The rules of `{name}` leave tensors without a value, and it has no default.",
             how="Add a last rule without `filter`.",
             parameter=name,
         )
-    return [*value, {"value": default}]
+    return [*value, {"value": otherwise}]
