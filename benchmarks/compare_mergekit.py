@@ -144,7 +144,7 @@ def forget_merges(work: Path, shapes: str) -> None:
     """Remove earlier merges and their bytes, so that the next one has all its work to do."""
     zoo = [*zoo_command(), "--registry", f"registered/{shapes}/registry.db"]
     listed = subprocess.run(
-        [*zoo, "ls", "--where", "kind = 'merged'", "--json"], cwd=work, capture_output=True
+        [*zoo, "ls", "--where", "kind = 'merge'", "--json"], cwd=work, capture_output=True
     )
     log = work / "forget.log"
     for entry in json.loads(listed.stdout or "[]"):

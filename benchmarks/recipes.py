@@ -79,7 +79,7 @@ def zoo_arguments(merge: Merge) -> list[str]:
     if merge.uses_base:
         arguments += ["--base", "base"]
     if merge.weights:
-        arguments += ["--set", f"weights={','.join(map(str, merge.weights))}"]
+        arguments += ["--set", f"weight=[{', '.join(map(str, merge.weights))}]"]
     for name, value in merge.settings.items():
         arguments += ["--set", f"{name}={value}"]
     return arguments

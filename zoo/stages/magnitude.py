@@ -29,7 +29,7 @@ _SAMPLE = 1 << 19
 """About how many entries of each delta are sampled."""
 _SAMPLE_CHUNKS = 32
 """At most one chunk in this many is read for the sample."""
-_BINS = 1 << 20
+_BIN_BITS = 20
 _FLUSH = 1 << 20
 
 
@@ -76,15 +76,15 @@ class _Bracket:
         import numpy as np
 
         self.low, self.high = low, high
-        self.step = max(1, -(-(high - low) // _BINS))
-        self.histogram = np.zeros(-(-(high - low) // self.step), np.int64)
+        self.shift = max(0, (high - low - 1).bit_length() - _BIN_BITS)
+        self.histogram = np.zeros(((high - low - 1) >> self.shift) + 1, np.int64)
         self.pending, self.pending_size = [], 0
 
     def flush(self) -> None:
         import numpy as np
 
         if self.pending:
-            bins = np.concatenate(self.pending) // self.step
+            bins = np.concatenate(self.pending) >> self.shift
             self.histogram += np.bincount(bins.astype(np.int64), minlength=len(self.histogram))
             self.pending, self.pending_size = [], 0
 
@@ -213,9 +213,9 @@ class Magnitudes(Statistic):
             return False
         from_top = np.cumsum(bracket.histogram[::-1])
         place = int(np.searchsorted(from_top, keep - above))
-        low = bracket.low + (len(bracket.histogram) - 1 - place) * bracket.step
-        if bracket.step > 1:
-            bracket.narrow(low, min(low + bracket.step, bracket.high))
+        low = bracket.low + ((len(bracket.histogram) - 1 - place) << bracket.shift)
+        if bracket.shift:
+            bracket.narrow(low, min(low + (1 << bracket.shift), bracket.high))
             return False
         bracket.above = above + int(from_top[place - 1] if place else 0)
         bracket.guess = low
