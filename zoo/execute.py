@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.contract import AGAIN, Chunk, Statistic
 from zoo.dtypes import DTYPES
-from zoo.errors import PluginError
+from zoo.errors import GateFailed, PluginError
 from zoo.gates import Gate
 from zoo.plan import BASE, RUNTIME_BYTES, Model, Plan, Task, block_chunks, working_set
 from zoo.progress import NoProgress, Progress
@@ -215,6 +215,7 @@ class _Run:
             gate = Gate(task.info, [model.label], math.inf)
             for _, values in self.reader.chunks(task.info.name, [model.checkpoint]):
                 gate.inputs(values)
+                gate.output(values[0])
                 writer.write(values[0])
         elif self.method.needs == "tensor":
             self._whole_tensor(task, writer)
@@ -228,9 +229,19 @@ class _Run:
         options = self._options(task)
         for chunk, models, base in self._chunks(task, gate=gate):
             result = self._call(task, chunk, models, base, stats, options)
-            gate.output(result)
+            try:
+                gate.output(result)
+            except GateFailed:
+                self._blame_inputs(task)
+                raise
             writer.write(result)
         gate.close()
+
+    def _blame_inputs(self, task: Task) -> None:
+        """Raise GateFailed if it is an input that is not finite, in a chunk not seen yet."""
+        gate = Gate(task.info, self.labels, math.inf)
+        for _ in self._chunks(task, gate=gate):
+            pass
 
     def _whole_tensor(self, task: Task, writer: Writer) -> None:
         import torch

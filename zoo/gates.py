@@ -7,38 +7,25 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from zoo.checkpoint import TensorInfo
+from zoo.dtypes import torch_dtype
 from zoo.errors import GateFailed
 
 if TYPE_CHECKING:
     import torch
 
-NARROW = ("F16", "F8_E4M3", "F8_E5M2")
-"""Types that finite float32 values can overflow."""
-
-
-def refuse_overflow(info: TensorInfo, out: torch.Tensor, values: torch.Tensor) -> None:
-    import torch
-
-    if not bool(torch.isfinite(out.float()).all()):
-        raise GateFailed(
-            f"Tensor `{info.name}` does not fit in {info.dtype}:",
-            f"its largest magnitude is {float(values.abs().max()):g}.",
-            "Choose a wider type, for example `dtype: bfloat16`.",
-            tensor=info.name,
-        )
-
 
 class Gate:
-    """Checks on one tensor's inputs and output: finite, and a norm that did not run away.
+    """Checks on one tensor: finite inputs, a result that its type can hold, a norm in bounds.
 
-    <x, x> is not finite if any entry is not, so one product serves both checks; it is summed in
-    float32 and never part of the result.
+    <x, x> is not finite if any entry is not, and not below the square of any entry, so one product
+    serves all checks; it is summed in the type of the values and never part of the result.
     """
 
     def __init__(self, info: TensorInfo, labels: Sequence[str], bound: float) -> None:
         self._info = info
         self._labels = labels
         self._bound = bound
+        self._largest = _largest(info.dtype)
         self._inputs = [0.0] * len(labels)
         self._output = 0.0
 
@@ -56,6 +43,8 @@ class Gate:
         if not math.isfinite(square):
             self._refuse_if_not_finite(flat, "The merge made")
             square = float(flat.double().dot(flat.double()))
+        if square >= self._largest * self._largest:
+            self._refuse_overflow(flat)
         self._output += square
 
     def close(self) -> None:
@@ -66,6 +55,22 @@ class Gate:
                 f"{math.sqrt(self._output):.3g}, where the largest input has "
                 f"{math.sqrt(largest):.3g}.",
                 "Lower the scale, or set `max_norm_drift` in the recipe if this is meant.",
+                tensor=self._info.name,
+            )
+
+    def _refuse_overflow(self, values: torch.Tensor) -> None:
+        import torch
+
+        # A conversion to E4M3 has no infinity to go to, and stops at the largest value.
+        top = float(values.abs().max())
+        stored = values.to(torch_dtype(self._info.dtype)).float()
+        if not bool(torch.isfinite(stored).all()) or (
+            self._info.dtype == "F8_E4M3" and top > self._largest
+        ):
+            raise GateFailed(
+                f"Tensor `{self._info.name}` does not fit in {self._info.dtype}:",
+                f"its largest magnitude is {top:g}.",
+                "Choose a wider type, for example `dtype: float32`.",
                 tensor=self._info.name,
             )
 
@@ -82,3 +87,9 @@ class Gate:
                 tensor=self._info.name,
                 count=bad,
             )
+
+
+def _largest(dtype: str) -> float:
+    import torch
+
+    return float(torch.finfo(torch_dtype(dtype)).max)

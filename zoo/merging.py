@@ -17,7 +17,7 @@ from uuid import uuid4
 from zoo.digest import flat_key, json_digest, weights_digest
 from zoo.dtypes import DTYPES
 from zoo.environment import environment
-from zoo.errors import InvalidRecipe, StoreError, did_you_mean
+from zoo.errors import InvalidRecipe, StoreError, ZooError, did_you_mean
 from zoo.execute import execute
 from zoo.inputs import RECIPE_FILE, Inputs, gather
 from zoo.names import check_entry_name
@@ -291,7 +291,7 @@ def _to_directory(ready: Prepared, out: Path, resources: Resources, progress: Pr
         partial.mkdir(parents=True, exist_ok=True)
         try:
             _, files = _make(ready, partial, resources, progress)
-        except OSError:
+        except (OSError, ZooError):
             shutil.rmtree(partial, ignore_errors=True)
             raise
         for record, path in files.items():

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -211,6 +212,8 @@ class Registry:
         """
         from zoo.merging import prepared, request
 
+        if unknown := asked.keys() - signature(self.merge).parameters:
+            raise TypeError(f"plan() got an unexpected keyword argument {min(unknown)!r}")
         resources = _resources(asked)
         options = {k: v for k, v in asked.items() if k in _REQUEST}
         with prepared(self, request(self, recipe, **options), resources, keep=False) as ready:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Protocol
 from zoo.checkpoint import TensorInfo
 from zoo.digest import PREFIX, tensor_hasher
 from zoo.dtypes import DTYPES, torch_dtype
-from zoo.gates import NARROW, refuse_overflow
 
 if TYPE_CHECKING:
     import torch
@@ -54,8 +53,6 @@ class Writer:
         if size:
             out = torch.frombuffer(view, dtype=dtype)
             out.copy_(values.reshape(-1))
-            if self._info.dtype in NARROW:
-                refuse_overflow(self._info, out, values)
         self.write_raw(view)
 
     def write_raw(self, view: memoryview) -> None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from zoo.errors import StoreError
+from zoo.errors import StoreError, ZooError
 from zoo.locks import Turnstile, try_lock
 from zoo.names import check_entry_name, check_relative_path
 from zoo.records import FileRecord
@@ -72,8 +72,9 @@ class Store:
     def staging(self, key: str, *, keep: bool = False) -> Iterator[Path]:
         """A directory to prepare files in, ours until the block ends.
 
-        It is removed at the end. With `keep`, an exception leaves it, as a killed process does, for
-        the next call with the same key to resume from.
+        It is removed at the end. With `keep`, an interruption leaves it, as a killed process does,
+        for the next call with the same key to resume from. A `ZooError` does not: what was refused
+        once will be refused again, and a full disk wants its room back.
 
         Raises:
             StoreError: another process (or thread) works under this key: `pid` says which. We do
@@ -87,8 +88,8 @@ class Store:
         try:
             with friendly(self.root):
                 yield path
-        except BaseException:
-            if not keep:
+        except BaseException as error:
+            if not keep or isinstance(error, ZooError):
                 self._discard(path)
             raise
         else:
