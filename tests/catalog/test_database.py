@@ -7,8 +7,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from conftest import POSTGRES
 from drafts import draft
+from empty_registries import POSTGRES, fresh_url
 from sqlalchemy import text
 
 from zoo import database, tables
@@ -112,8 +112,6 @@ def test_errors_do_not_print_the_password() -> None:
 
 @pytest.mark.skipif(not POSTGRES, reason="ZOO_TEST_POSTGRES names no server")
 def test_a_registry_in_postgresql_needs_a_store() -> None:
-    from conftest import fresh_url
-
     with (
         fresh_url("postgresql", Path()) as url,
         pytest.raises(RegistryError, match="needs a store"),
