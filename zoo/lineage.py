@@ -189,4 +189,4 @@ def _caption(node: dict[str, Any], newline: str) -> str:
 
 def _edge_caption(edge: dict[str, Any]) -> str:
     weight = edge["weight"]
-    return str(edge["role"]) if weight is None else f"{edge['role']} {weight:g}"
+    return str(edge["role"]) if weight is None else f"{edge['role']}, weight {weight:g}"

@@ -74,13 +74,13 @@ def test_removed_versions_stay_in_the_lineage(catalog: Catalog, family: dict[str
 def test_the_tree_expands_each_version_once(catalog: Catalog, family: dict[str, Version]) -> None:
     expected = """\
 again@1 merge by ties
-├── mix@1 merge by ties [expert 0.5]
+├── mix@1 merge by ties [expert, weight 0.5]
 │   ├── base@1 base [base]
-│   ├── math@1 expert [expert 0.5]
+│   ├── math@1 expert [expert, weight 0.5]
 │   │   └── base@1 base [base]
-│   └── code@1 expert [expert 0.5]
+│   └── code@1 expert [expert, weight 0.5]
 │       └── base@1 base [base]
-└── math@1 expert [expert 0.5] (see above)"""
+└── math@1 expert [expert, weight 0.5] (see above)"""
 
     assert expected == catalog.lineage(family["again"].id).as_tree()
 
@@ -90,9 +90,9 @@ def test_mermaid_and_dot_draw_every_version_and_edge(
 ) -> None:
     lineage = catalog.lineage(family["mix"].id)
 
-    assert 'v1 -->|"expert 0.5"| v3' in lineage.as_mermaid()
+    assert 'v1 -->|"expert, weight 0.5"| v3' in lineage.as_mermaid()
     assert 'v3["mix@1<br/>merge by ties"]' in lineage.as_mermaid()
-    assert 'v1 -> v3 [label="expert 0.5"];' in lineage.as_dot()
+    assert 'v1 -> v3 [label="expert, weight 0.5"];' in lineage.as_dot()
     assert len(lineage.edges) == lineage.as_dot().count("->")
     assert {"root", "nodes", "edges"} == set(lineage.as_dict())
 
