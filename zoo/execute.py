@@ -146,7 +146,8 @@ class _Run:
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
             finally:
-                if any(f.done() and not f.cancelled() and f.exception() for f in futures):
+                # A failure, or an interruption of this thread: the others need not go on.
+                if not all(f.done() and f.exception() is None for f in futures):
                     self.stop.set()
         failures = [e for f in futures if (e := f.exception()) and not isinstance(e, _Stopped)]
         if failures:
