@@ -269,9 +269,11 @@ class Store:
         """Make a staging directory and lock it. The lock file goes with the directory, so after
         locking we make sure that it is still the one that the path names."""
         while True:
+            made = False
             # Not mkdir(exist_ok=True), which looks again, and may find it gone by then.
             with suppress(FileExistsError):
                 path.mkdir()
+                made = True
             try:
                 fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             except FileNotFoundError:
@@ -287,8 +289,14 @@ class Store:
                     pid=int(pid[0]) if pid and pid[0].isdigit() else None,
                 )
             if _same(fd, path / _LOCK):
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, f"{os.getpid()} {'resumable' if keep else ''}\n".encode(), 0)
+                try:
+                    os.ftruncate(fd, 0)
+                    os.pwrite(fd, f"{os.getpid()} {'resumable' if keep else ''}\n".encode(), 0)
+                except OSError:  # the disk is full
+                    if made:
+                        self._discard(path)
+                    os.close(fd)
+                    raise
                 return fd
             os.close(fd)
 

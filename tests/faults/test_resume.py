@@ -59,7 +59,8 @@ def zoo_register_methods(register):
 '''
 
 MERGE = """
-    import _thread
+    import os
+    import signal
     import threading
     from pathlib import Path
     from zoo.plugins import load_plugins
@@ -68,7 +69,7 @@ MERGE = """
     settings = loaded.methods["logged"].function.__globals__
     settings.update(LOG=log, DIE_AT=die_at, SLEEP=sleep)
     if interrupt_after:
-        threading.Timer(interrupt_after, _thread.interrupt_main).start()
+        threading.Timer(interrupt_after, os.kill, (os.getpid(), signal.SIGINT)).start()
     with open_zoo(path, plugins=loaded) as registry:
         place = {"out": out} if out else {"name": "m"}
         try:
