@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from zoo.dtypes import DTYPES
 
@@ -75,7 +75,7 @@ class Checkpoint(ABC):
     def close(self) -> None:  # noqa: B027  (nothing to release is the common case)
         """Release files. Reading afterwards is an error."""
 
-    def __enter__(self) -> Checkpoint:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

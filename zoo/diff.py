@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -92,7 +93,9 @@ def _floats(a: Any, b: Any) -> bool:
     return DTYPES[a.dtype].merges and DTYPES[b.dtype].merges
 
 
-def _sums(reader: Reader, name: str, pair: list[Checkpoint]) -> tuple[float, float, float, float]:
+def _sums(
+    reader: Reader, name: str, pair: Sequence[Checkpoint]
+) -> tuple[float, float, float, float]:
     """<a, a>, <b, b>, <a - b, a - b> and the largest |a - b|, in float64."""
     aa = bb = dd = largest = 0.0
     for _, values in reader.chunks(name, pair):

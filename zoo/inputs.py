@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.checkpoint import Checkpoint
 from zoo.digest import weights_digest
 from zoo.errors import NotFound, ZooError
 from zoo.hashing import HashPool
@@ -16,7 +15,7 @@ from zoo.plan import Model
 from zoo.recipe import Recipe
 from zoo.records import FileRecord, RunInput, Version
 from zoo.register import format_of, register, resolve_source
-from zoo.safetensors_checkpoint import INDEX, open_files, read_config
+from zoo.safetensors_checkpoint import INDEX, SafetensorsCheckpoint, open_files, read_config
 
 if TYPE_CHECKING:
     import torch
@@ -122,7 +121,7 @@ def gather(
     return Inputs(experts, base, selection)
 
 
-def open_version(registry: Registry, version: Version, stack: ExitStack) -> Checkpoint:
+def open_version(registry: Registry, version: Version, stack: ExitStack) -> SafetensorsCheckpoint:
     """A stored version's checkpoint, read from its objects.
 
     Raises:
@@ -141,7 +140,7 @@ def open_version(registry: Registry, version: Version, stack: ExitStack) -> Chec
     checkpoint = stack.enter_context(open_files(weights, version.ref))
     config = next((f for f in files if f.path == "config.json"), None)
     if config is not None:
-        found = read_config(registry.path(version.ref))
+        found = read_config(registry.store.path(config.object))
         checkpoint.opened = replace(checkpoint.opened, config=found)
     return checkpoint
 

@@ -124,7 +124,7 @@ def open_path(path: Path) -> SafetensorsCheckpoint:
     kept = {i.name for i in indexes}
     auxiliary, skipped = auxiliary_files(path, weights=files, keep=kept)
     notes = {"skipped": skipped} if skipped else {}
-    opened = Opened(str(path), files, auxiliary, read_config(path), notes)
+    opened = Opened(str(path), files, auxiliary, read_config(path / "config.json"), notes)
     checkpoint = SafetensorsCheckpoint(opened)
     if weight_map is not None:
         try:
@@ -173,9 +173,8 @@ def read_index(path: Path) -> dict[str, str]:
     return weight_map
 
 
-def read_config(directory: Path) -> Mapping[str, Any] | None:
-    """`config.json` of a model's directory, or None where there is none."""
-    path = directory / "config.json"
+def read_config(path: Path) -> Mapping[str, Any] | None:
+    """The content of a `config.json`, or None where there is none."""
     if not path.is_file():
         return None
     content = parse_strict_json(read_small(path), path)

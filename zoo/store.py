@@ -216,6 +216,7 @@ class Store:
                     try:
                         view.parent.mkdir(parents=True, exist_ok=True)
                         fresh.rename(view)
+                        break  # whoever replaces it now puts the same in its place
                     except OSError as error:
                         # Another process built it, or dropped its neighbour, between two lines.
                         if error.errno not in _RACES or not fresh.is_dir():

@@ -80,7 +80,7 @@ class TorchFormat(Format):
             auxiliary, skipped = auxiliary_files(path, weights=[*used, INDEX])
             if skipped:
                 notes["skipped"] = skipped
-        config = read_config(path) if path.is_dir() else None
+        config = read_config(path / "config.json") if path.is_dir() else None
         return MemoryCheckpoint(state, Opened(str(path), {}, auxiliary, config, notes))
 
 
