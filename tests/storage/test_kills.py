@@ -105,7 +105,7 @@ SCRIPT = """
                 break
         if n % 8 == 0:
             assert inside(check) == 0, f"after kill {n}"
-        if mode == "times" and n == 24:
+        if mode == "times" and kills == 12:
             break
     else:
         raise AssertionError("it never ended")
