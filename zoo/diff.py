@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from zoo.registry import Registry
 
 
+RUNNING_STATISTICS = ("running_mean", "running_var")
+"""How the names of normalization's measurements end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Distance:
     """How far a tensor of b lies from the same tensor of a. All but `tensor` in float64."""
@@ -49,7 +53,8 @@ class Diff:
     only_b: tuple[str, ...]
     shape_differs: tuple[str, ...]
     total: Distance
-    """Over all floating tensors they have in common, shared ones included."""
+    """Over all weights they have in common, shared ones included. Running statistics of
+    normalization are left out: they describe data, and their norm would drown the weights."""
 
     def as_dict(self) -> dict[str, Any]:
         from dataclasses import asdict
@@ -74,8 +79,8 @@ def diff(registry: Registry, a: Version, b: Version, *, threads: int) -> Diff:
             zip(floating, pool.map(lambda n: _sums(reader, n, pair), floating), strict=True)
         )
     same = set(shared)
-    aa, bb, dd = (math.fsum(s[i] for s in sums.values()) for i in range(3))
-    largest = max((s[3] for s in sums.values()), default=0.0)
+    weights = [s for n, s in sums.items() if not n.endswith(RUNNING_STATISTICS)]
+    aa, bb, ab, dd = (math.fsum(s[i] for s in weights) for i in range(4))
     return Diff(
         a.ref,
         b.ref,
@@ -85,7 +90,7 @@ def diff(registry: Registry, a: Version, b: Version, *, threads: int) -> Diff:
         tuple(sorted(left.keys() - right.keys())),
         tuple(sorted(right.keys() - left.keys())),
         tuple(reshaped),
-        _distance("", aa, bb, dd, largest),
+        _distance("", aa, bb, ab, dd, max((s[4] for s in weights), default=0.0)),
     )
 
 
@@ -95,20 +100,21 @@ def _floats(a: Any, b: Any) -> bool:
 
 def _sums(
     reader: Reader, name: str, pair: Sequence[Checkpoint]
-) -> tuple[float, float, float, float]:
-    """<a, a>, <b, b>, <a - b, a - b> and the largest |a - b|, in float64."""
-    aa = bb = dd = largest = 0.0
+) -> tuple[float, float, float, float, float]:
+    """<a, a>, <b, b>, <a, b>, <a - b, a - b> and the largest |a - b|, in float64."""
+    aa = bb = ab = dd = largest = 0.0
     for _, values in reader.chunks(name, pair):
         a, b = values
         aa += float(a.dot(a))
         bb += float(b.dot(b))
+        ab += float(a.dot(b))
         a.sub_(b)
         dd += float(a.dot(a))
         largest = max(largest, float(a.abs().max()))
-    return aa, bb, dd, largest
+    return aa, bb, ab, dd, largest
 
 
-def _distance(name: str, aa: float, bb: float, dd: float, largest: float) -> Distance:
-    cosine = (aa + bb - dd) / 2 / math.sqrt(aa * bb) if aa and bb else None
-    relative = math.sqrt(dd / aa) if aa else None
+def _distance(name: str, aa: float, bb: float, ab: float, dd: float, largest: float) -> Distance:
+    cosine = (ab / math.sqrt(aa) / math.sqrt(bb) if dd else 1.0) if aa and bb else None
+    relative = math.sqrt(dd) / math.sqrt(aa) if aa else None
     return Distance(name, math.sqrt(dd), relative, cosine, largest)
