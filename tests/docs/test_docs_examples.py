@@ -75,6 +75,21 @@ def test_transcripts_repeat(page: Page, tmp_path: Path) -> None:
             )
 
 
+def test_the_tutorial_shows_what_the_demo_says(tmp_path: Path) -> None:
+    page = Page(DOCS / "tutorial/index.md")
+    code, shown = typed("zoo demo", tmp_path)
+    said = {plain(line) for line in shown.splitlines()}
+    lines = [line for block in page.blocks("text") for line in block.text.splitlines()]
+
+    assert code == 0, shown
+    assert [line for line in lines if line != "..." and plain(line) not in said] == []
+
+
+def plain(line: str) -> str:
+    """A line without figures, stars and rules: these differ in the last digit between machines."""
+    return " ".join(re.sub(r"\d+\.\d+|[*─]+", "", line).split())
+
+
 def typed(command: str, directory: Path) -> tuple[int, str]:
     """Exit code of a shell command, and what a reader would see on a plain terminal.
 
