@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from zoo.contract import AGAIN, Chunk, Statistic
@@ -185,7 +186,7 @@ class _Run:
                 return value
 
     def _reduce(self, statistic: Statistic, task: Task, stats: Mapping[str, Any]) -> Any:
-        state = statistic.start(task.info.name, task.info.shape, task.parameters)
+        state = statistic.start(task.known_as, task.info.shape, task.parameters)
         for chunk, models, base in self._chunks(task, statistic.wants):
             statistic.add(state, models, base, chunk, stats)
         return state
@@ -199,7 +200,7 @@ class _Run:
                 statistic.elements = task.info.elements
                 while True:
                     state = self._reduce(statistic, task, found)
-                    value = statistic.finish({task.info.name: state})
+                    value = statistic.finish({task.known_as: state})
                     if value is not AGAIN:
                         found[statistic.name] = value
                         break
@@ -258,7 +259,7 @@ class _Run:
             base = torch.empty(0, device=self.device) if self.base else None
         del parts
         shape = task.info.shape
-        whole = Chunk(task.info.name, shape, 0, n, 0, 1)
+        whole = Chunk(task.known_as, shape, 0, n, 0, 1)
         result = self._call(
             task,
             whole,
@@ -289,9 +290,10 @@ class _Run:
             extra["chunk"] = chunk
         if "random" in self.method.injected:
             digests = [m.digest for m in self.experts]
-            name = task.alias_of or task.info.name
             seed = int(self.plan.lock["seed"])
-            extra["random"] = Random(seed, name, digests, chunk.start, chunk.stop - chunk.start)
+            extra["random"] = Random(
+                seed, task.known_as, digests, chunk.start, chunk.stop - chunk.start
+            )
         arguments = (models, base) if self.method.takes_base else (models,)
         result: torch.Tensor = self.method.function(*arguments, **options, **extra)
         expected = models.shape[1:]
@@ -388,6 +390,8 @@ class _Run:
             if self.method.space == "delta":
                 assert base is not None
                 models.sub_(base)
+            if task.alias_of is not None:
+                chunk = replace(chunk, tensor=task.alias_of)
             if copy:
                 models, base = models.clone(), base if base is None else base.clone()
             yield chunk, models, base

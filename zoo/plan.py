@@ -57,6 +57,11 @@ class Task:
     alias_of: str | None = None
     """The tensor this one is tied to: it is merged alike, and counted once in statistics."""
 
+    @property
+    def known_as(self) -> str:
+        """The name that statistics, chunks and randomness go by: tied tensors share one."""
+        return self.alias_of or self.info.name
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -290,7 +295,8 @@ def _tasks(
         if not DTYPES[info.dtype].merges:
             tasks.append(Task(TensorInfo(name, info.dtype, info.shape), carried_from))
             continue
-        values = parameters_at(method, lock["parameters"], name, depth[name])
+        origin = tied.get(name, name)  # tied tensors take the settings of the one they are tied to
+        values = parameters_at(method, lock["parameters"], origin, depth[origin])
         # Equal settings share one object, so that a model of a thousand tensors checks a few.
         values = settings.setdefault(values.model_dump_json(), values)
         if id(values) not in checked:
