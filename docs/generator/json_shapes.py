@@ -77,7 +77,10 @@ def samples() -> dict[str, list[Any]]:
                 if command.startswith("DAMAGE "):
                     damage(Path("registry.store/objects"))
                     command = command.removeprefix("DAMAGE ")
-                found.setdefault(title, []).append(printed_json(shlex.split(command)))
+                printed = printed_json(shlex.split(command))
+                if title != "an error" and "error" in printed:
+                    raise RuntimeError(f"zoo {command}: {printed['error']}")
+                found.setdefault(title, []).append(printed)
         finally:
             os.chdir(before)
     return found
