@@ -4,7 +4,9 @@
     zoo_before_*, zoo_after_*   observe; return values are ignored
     zoo_resolve_*               first answer wins; None means "not mine"
 
-An implementation may leave out arguments it does not use.
+An implementation may leave out arguments it does not use. One that raises is named: after the
+deed (`zoo_after_*`) with a warning, and the deed stands; elsewhere with an error, and nothing is
+done. A `ZooError` from `zoo_before_*` or `zoo_resolve_*` is a refusal, and passes as it is.
 """
 
 from __future__ import annotations

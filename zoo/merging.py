@@ -207,11 +207,11 @@ def merge(
     started, clock = datetime.now(UTC), time.monotonic()
     with prepared(registry, asked, resources, keep=name is not None) as ready:
         planned = time.monotonic()
-        registry.plugins.hook.zoo_before_merge(recipe=ready.lock)
+        registry.plugins.ask("zoo_before_merge", recipe=ready.lock)
         if name is None:
             assert out is not None
             _to_directory(ready, out, resources, listening)
-            registry.plugins.hook.zoo_after_merge(version=None, recipe=ready.lock)
+            registry.plugins.notify("zoo_after_merge", version=None, recipe=ready.lock)
             return None
         with registry.store.staging("merge-" + ready.digest[7:], keep=True) as staging:
             digests, files = _make(ready, staging, resources, listening)
@@ -240,7 +240,7 @@ def merge(
             draft = _draft(ready, name, digests, files, task, phase, license, tags or {})
             staged = {r: p for r, p in files.items() if p.is_relative_to(staging)}
             version = publish(registry, staged, draft, run)
-    registry.plugins.hook.zoo_after_merge(version=version, recipe=ready.lock)
+    registry.plugins.notify("zoo_after_merge", version=version, recipe=ready.lock)
     if out is not None:
         registry.export(version.ref, out)
     return version

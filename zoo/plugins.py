@@ -1,4 +1,4 @@
-"""Finds plugins, loads each one whole or not at all, and says loudly which ones are broken.
+"""Finds plugins, loads each one whole or not at all, calls them, and names those that are broken.
 
 A plugin is a module with functions marked `@zoo.hookimpl`; `zoo.hookspecs` lists the hooks. It
 comes from one of two places:
@@ -9,6 +9,9 @@ comes from one of two places:
 
 Load order is bundled, installed (by distribution, then name), drop-ins (by directory as given,
 then name). Of two methods with one name the first stays, so nothing replaces a bundled method.
+
+A hook that fails is its plugin's fault, and said to be: `Plugins.notify` and `Plugins.ask` are the
+only ways to call one.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ Reject = (Exception, SystemExit)
 
 
 class BrokenPluginWarning(UserWarning):
-    """A plugin was left out; the message names it and says why."""
+    """A plugin was left out, or failed where nothing depends on it; the message names it."""
 
 
 class Origin(NamedTuple):
@@ -118,11 +121,6 @@ class Plugins:
         if os.environ.get("ZOO_TRACE_PLUGINS", "0") not in ("", "0"):
             self._relay.add_hookcall_monitoring(_trace, _no_trace)
 
-    @property
-    def hook(self) -> Any:
-        """The pluggy relay: `plugins.hook.zoo_after_merge(version=..., recipe=...)`."""
-        return self._relay.hook
-
     def method(self, name: str) -> Method:
         """The method of that name.
 
@@ -154,6 +152,53 @@ class Plugins:
         for name, plugin in self.loaded.items():
             if hook in plugin.hooks:
                 yield name
+
+    def notify(self, hook: str, **arguments: Any) -> None:
+        """Tell all plugins what is done already: the hooks `zoo_after_*`.
+
+        Warns:
+            BrokenPluginWarning: for each plugin that raised, after all have been told.
+        """
+        failed = []
+        for plugin in self._callees(hook):
+            try:
+                self.call_one(plugin, hook, **arguments)
+            except Reject as e:
+                failed.append(f"Plugin `{plugin}` failed in `{hook}`: {_explain(e)}")
+        for message in failed:
+            warnings.warn(message, BrokenPluginWarning, stacklevel=2)
+
+    def ask(self, hook: str, **arguments: Any) -> Any:
+        """Ask plugins before something is done: the hooks `zoo_before_*` and `zoo_resolve_*`.
+
+        Returns:
+            The first answer that is not None, for hooks that want one answer; else None.
+        Raises:
+            ZooError: a plugin refuses; it is the plugin's own.
+            PluginError: a plugin raised something else; names plugin and hook.
+        """
+        wants_answer = getattr(hookspecs, hook).zoo_spec["firstresult"]
+        for plugin in self._callees(hook):
+            try:
+                answer = self.call_one(plugin, hook, **arguments)
+            except ZooError:
+                raise
+            except Reject as e:
+                raise PluginError(
+                    f"Plugin `{plugin}` failed in `{hook}`: {_explain(e)}",
+                    "Only a `ZooError` is an answer; anything else is a mistake of the plugin.",
+                    f"Mend it, or take it out: {self.loaded[plugin].source}.",
+                    plugin=plugin,
+                    hook=hook,
+                ) from e
+            if wants_answer and answer is not None:
+                return answer
+        return None
+
+    def _callees(self, hook: str) -> list[str]:
+        """Plugins that implement a hook, in pluggy's order of calling: the last loaded first."""
+        caller: pluggy.HookCaller = getattr(self._relay.hook, hook)
+        return [impl.plugin_name for impl in reversed(caller.get_hookimpls())]
 
     def call_one(self, plugin: str, hook: str, **arguments: Any) -> Any:
         """Call one plugin's implementation of a hook, so that its failure is its own."""
@@ -390,7 +435,7 @@ def _load(dotted: str) -> type:
 
 def _trace(hook: str, impls: Sequence[pluggy.HookImpl], arguments: Mapping[str, Any]) -> None:
     said = ", ".join(f"{k}={_short(v)}" for k, v in arguments.items())
-    called = ", ".join(impl.plugin_name for impl in reversed(impls)) or "nobody"
+    called = ", ".join(impl.plugin_name for impl in reversed(impls))
     sys.stderr.write(f"{hook}({said}) -> {called}\n")
 
 

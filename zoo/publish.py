@@ -53,5 +53,5 @@ def publish(
     except StoreError as error:
         # The version stands; its directory is derived, and is built when it is asked for.
         _log.warning("%s is published, but its directory is not built yet: %s", version.ref, error)
-    registry.plugins.hook.zoo_after_register(version=version)
+    registry.plugins.notify("zoo_after_register", version=version)
     return version

@@ -59,7 +59,7 @@ def register(
     _check_word("link mode", link_mode, LINK_MODES)
     measured = metric_values(metrics)
     parent = registry.catalog.get(base) if base is not None else None
-    registry.plugins.hook.zoo_before_register(source=str(source), name=name)
+    registry.plugins.ask("zoo_before_register", source=str(source), name=name)
     path = resolve_source(registry, source)
     with (
         format_of(registry, path).open(path) as checkpoint,
@@ -100,7 +100,7 @@ def resolve_source(registry: Registry, source: str | Path) -> Path:
     path = Path(source)
     if path.exists():
         return path
-    resolved: Path | None = registry.plugins.hook.zoo_resolve_source(source=str(source))
+    resolved: Path | None = registry.plugins.ask("zoo_resolve_source", source=str(source))
     if resolved is not None:
         return Path(resolved)
     scheme, separator, rest = str(source).partition("://")

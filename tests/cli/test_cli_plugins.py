@@ -66,6 +66,28 @@ def test_a_command_that_exists_is_not_replaced_and_the_plugin_is_named(taken, zo
     assert "hello from greet" in zoo_run("--plugins-dir", directory, "greet").output
 
 
+def test_a_failing_observer_is_named_on_stderr_and_the_version_is_registered(
+    zoo_run, drop_in, checkpoint
+):
+    directory = drop_in(
+        "failing",
+        """
+        import zoo
+
+        @zoo.hookimpl
+        def zoo_after_register(version):
+            raise ValueError("boom")
+        """,
+    )
+    zoo_run("init")
+
+    result = zoo_run("--plugins-dir", directory, "register", checkpoint("a", 1), "--name", "a")
+
+    assert 0 == result.exit_code
+    assert "warning: Plugin `failing` failed in `zoo_after_register`" in result.stderr
+    assert "a@1" in zoo_run("ls").output
+
+
 def test_a_broken_plugin_is_named_on_stderr_and_the_command_still_runs(zoo_run, drop_in):
     drop_in("bad", "import not_there_at_all")
     directory = drop_in("good", METHOD.format(name="first"))

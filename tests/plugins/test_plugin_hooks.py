@@ -9,7 +9,8 @@ import pytest
 
 import zoo
 from zoo import hookspecs
-from zoo.plugins import load_plugins
+from zoo.errors import PluginError
+from zoo.plugins import BrokenPluginWarning, load_plugins
 
 HOOKS = sorted(n for n in vars(hookspecs) if n.startswith("zoo_"))
 
@@ -301,7 +302,86 @@ def test_an_implementation_may_leave_arguments_out(drop_in, load):
     )
 
     assert [] == plugins.broken
-    plugins.hook.zoo_after_merge(version=None, recipe={})
+    plugins.notify("zoo_after_merge", version=None, recipe={})
+
+
+FAILING = """
+    import zoo
+
+    @zoo.hookimpl
+    def {hook}({arguments}):
+        raise ValueError("boom")
+"""
+
+
+def test_an_observer_that_fails_is_named_and_the_others_are_told(
+    drop_in, observed, tmp_path, state
+):
+    log, read = observed
+    observer(drop_in, log, "zoo_after_register", "version", "version.ref")
+    failing = FAILING.format(hook="zoo_after_register", arguments="version")
+    drop_in("a_failing", failing)
+    directory = drop_in("z_failing", failing)
+
+    with zoo.open(tmp_path / "r.db", plugins_dirs=[directory]) as registry:
+        with pytest.warns(BrokenPluginWarning) as warned:
+            version = registry.register(state("a", 1), name="a")
+        assert ["a@1"] == [v.ref for v in registry.select()]
+
+    assert "a@1" == version.ref
+    assert [["a@1"]] == read()
+    messages = sorted(str(w.message) for w in warned)
+    assert 2 == len(messages)
+    assert messages[0].startswith("Plugin `a_failing` failed in `zoo_after_register`: ValueError")
+    assert "`z_failing`" in messages[1]
+
+
+def test_an_observer_of_merges_that_fails_does_not_undo_the_merge(drop_in, tmp_path, state):
+    directory = drop_in("failing", FAILING.format(hook="zoo_after_merge", arguments="version"))
+
+    with zoo.open(tmp_path / "r.db", plugins_dirs=[directory]) as registry:
+        registry.register(state("a", 1), name="a")
+        registry.register(state("b", 2), name="b")
+        with pytest.warns(BrokenPluginWarning, match="`failing` failed in `zoo_after_merge`"):
+            assert "merged@1" == merge(registry).ref
+        with pytest.warns(BrokenPluginWarning, match="boom"):
+            merge(registry, name=None, out=tmp_path / "out")
+
+    assert (tmp_path / "out").is_dir()
+
+
+@pytest.mark.parametrize("hook", ["zoo_before_register", "zoo_resolve_source"])
+def test_a_plugin_that_fails_when_asked_is_named_and_nothing_is_registered(hook, drop_in, tmp_path):
+    directory = drop_in("failing", FAILING.format(hook=hook, arguments="source"))
+
+    with zoo.open(tmp_path / "r.db", plugins_dirs=[directory]) as registry:
+        with pytest.raises(PluginError, match=f"`failing` failed in `{hook}`: .*boom") as e:
+            registry.register("far:away", name="a")
+        assert [] == registry.select()
+
+    assert ("failing", hook) == (e.value.plugin, e.value.hook)
+
+
+def test_a_plugin_that_fails_before_a_merge_is_named(drop_in, tmp_path, state):
+    directory = drop_in("failing", FAILING.format(hook="zoo_before_merge", arguments="recipe"))
+
+    with zoo.open(tmp_path / "r.db", plugins_dirs=[directory]) as registry:
+        registry.register(state("a", 1), name="a")
+        registry.register(state("b", 2), name="b")
+        with pytest.raises(PluginError, match="`failing` failed in `zoo_before_merge`"):
+            merge(registry)
+
+
+def test_all_plugins_are_asked_before_a_source_is_read(drop_in, observed, tmp_path, state):
+    log, read = observed
+    observer(drop_in, log, "zoo_before_register", "name", "name", "return True")
+    directory = tmp_path / "plugins"
+    (directory / "second.py").write_text((directory / "observer.py").read_text())
+
+    with zoo.open(tmp_path / "r.db", plugins_dirs=[directory]) as registry:
+        registry.register(state("a", 1), name="a")
+
+    assert [["a"], ["a"]] == read()
 
 
 def test_bundled_plugins_need_no_directory():

@@ -177,7 +177,7 @@ def test_a_plugin_that_fails_half_way_leaves_nothing_behind(drop_in, load):
     )
 
     assert {} == plugins.methods
-    plugins.hook.zoo_after_register(version=None)
+    plugins.notify("zoo_after_register", version=None)
 
 
 def test_two_plugins_of_one_name_are_both_named(drop_in, load, tmp_path):
