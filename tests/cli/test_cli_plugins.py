@@ -148,6 +148,14 @@ def test_check_of_a_plugin_that_is_not_there_suggests(zoo_run):
     assert "`linear`" in result.stderr
 
 
+def test_a_new_plugin_cannot_take_a_bundled_methods_name(zoo_run, tmp_path):
+    result = zoo_run("plugins", "new", "ties")
+
+    assert 4 == result.exit_code
+    assert "There is a method `ties` already" in result.stderr
+    assert [] == list(tmp_path.iterdir())
+
+
 def test_new_writes_a_plugin_that_check_then_passes(zoo_run, zoo_json):
     made = zoo_json("plugins", "new", "my_mean")
 

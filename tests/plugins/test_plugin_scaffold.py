@@ -56,6 +56,26 @@ def test_a_name_that_is_no_module_is_refused(name, tmp_path):
     assert [] == list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["class", "lambda", "import"])
+def test_a_word_of_python_is_refused(name, tmp_path):
+    with pytest.raises(InvalidName, match="Python keeps the word"):
+        write_plugin(name, tmp_path)
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["zoo", "torch", "len", "register", "base", "deltas"])
+def test_a_name_that_the_new_code_needs_is_refused(name, tmp_path):
+    with pytest.raises(InvalidName, match="would hide a name"):
+        write_plugin(name, tmp_path)
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_a_method_that_exists_is_not_made_again(tmp_path):
+    with pytest.raises(InvalidName, match="zoo plugins new my_ties"):
+        write_plugin("ties", tmp_path, taken=["ties"])
+    assert [] == list(tmp_path.iterdir())
+
+
 def test_nothing_is_overwritten(tmp_path):
     project = write_plugin("mine", tmp_path)
     (project / "README.md").write_text("mine")

@@ -45,14 +45,15 @@ def list_(session: Session, as_json: bool) -> None:
     help="Where to make it; here by default.",
 )
 @json_option
-def new(name: str, parent: str, as_json: bool) -> None:
+@pass_session
+def new(session: Session, name: str, parent: str, as_json: bool) -> None:
     """Make a plugin NAME with a method and its tests, ready to install.
 
     NAME is the method's name: small letters, digits and underscores.
     """
     from zoo.scaffold import write_plugin
 
-    project = write_plugin(name, parent)
+    project = write_plugin(name, parent, taken=session.plugins.methods)
     files = [str(p.relative_to(project)) for p in sorted(project.rglob("*")) if p.is_file()]
     if as_json:
         show_json({"path": str(project), "files": files})
