@@ -96,13 +96,14 @@ def resolve_source(registry: Registry, source: str | Path) -> Path:
 
     Raises:
         NotFound: it is no path, and no plugin resolves it.
+        UnsupportedFormat: neither a regular file nor a directory: to open a pipe may wait for ever.
     """
     path = Path(source)
     if path.exists():
-        return path
+        return _plain(path)
     resolved: Path | None = registry.plugins.ask("zoo_resolve_source", source=str(source))
     if resolved is not None:
-        return Path(resolved)
+        return _plain(Path(resolved))
     scheme, separator, rest = str(source).partition("://")
     if separator:
         raise NotFound(
@@ -114,6 +115,18 @@ def resolve_source(registry: Registry, source: str | Path) -> Path:
             source=str(source),
         )
     raise NotFound(f"`{source}` does not exist.", source=str(source))
+
+
+def _plain(path: Path) -> Path:
+    """The path, if there is a regular file or a directory, or nothing that could be opened."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UnsupportedFormat(
+            f"`{path}` is neither a file nor a directory:",
+            "a pipe, socket or device cannot be read twice, nor from the middle.",
+            "Save its bytes to a file, and give that.",
+            path=path,
+        )
+    return path
 
 
 def format_of(registry: Registry, path: Path) -> Format:

@@ -186,7 +186,9 @@ def read_config(path: Path) -> Mapping[str, Any] | None:
 def read_small(path: Path) -> bytes:
     """A JSON file's bytes, refused when no JSON file of a model is that large."""
     try:
-        with path.open("rb") as file:
+        # Not to wait for whoever writes into a pipe: it reads as an empty file.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(fd, "rb") as file:
             data = file.read(LARGEST_JSON + 1)
     except OSError as error:
         raise InvalidCheckpoint(f"`{path}` cannot be read:", f"{error.strerror}.") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -489,6 +491,54 @@ def test_gc_never_takes_what_another_process_is_registering(registry, zoo_path, 
     assert [] == report.damaged
     for i in range(2):
         assert STATE["w"].equal(load_file(registry.path(f"m{i}") / "model.safetensors")["w"])
+
+
+# What is no file
+
+
+@pytest.fixture
+def no_waiting() -> Iterator[None]:
+    """Fails a test that waits for a pipe, which would wait for ever."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("it waits for somebody to write")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("name", ["pipe", "pipe.safetensors", "pipe.pt"])
+def test_a_pipe_is_refused_without_waiting_for_its_writer(registry, tmp_path, name):
+    os.mkfifo(tmp_path / name)
+
+    with pytest.raises(UnsupportedFormat, match="neither a file nor a directory"):
+        registry.register(tmp_path / name, name="m")
+    assert nothing_is_left(registry)
+
+
+def test_sockets_and_devices_are_refused(registry, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket")
+        for path in ("socket", "/dev/zero"):
+            with pytest.raises(UnsupportedFormat, match="neither a file nor a directory"):
+                registry.register(path, name="m")
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])
+def test_a_pipe_in_a_directory_is_no_weights_file(registry, save, name):
+    source = save(STATE)
+    (source / name).unlink(missing_ok=True)
+    os.mkfifo(source / name)
+
+    with pytest.raises(InvalidCheckpoint):
+        registry.register(source, name="m")
+    assert nothing_is_left(registry)
 
 
 # Full and read-only disks
