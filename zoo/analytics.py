@@ -14,6 +14,8 @@ Two rules, each with its test:
 
 from __future__ import annotations
 
+import glob
+import itertools
 import json
 import os
 import tempfile
@@ -61,6 +63,7 @@ class Table:
     """The answer to a query."""
 
     columns: list[str]
+    """All different: a name that DuckDB gives twice is numbered, `a` and `a_1`."""
     rows: list[tuple[Any, ...]]
     """Python values: times are naive datetimes in UTC, lists are lists."""
 
@@ -84,9 +87,20 @@ def query(catalog: Catalog, sql: str) -> Table:
             try:
                 result = connection.execute(sql)
                 columns = [column[0] for column in result.description or ()]
-                return Table(columns, result.fetchall())
+                return Table(_distinct(columns), result.fetchall())
             except duckdb.Error as error:
                 raise _refused(sql, str(error)) from error
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Number names that come again, as DuckDB does in a subquery: `a`, `a_1`, `a_2`."""
+    found: list[str] = []
+    for name in names:
+        if name in found:
+            numbered = (f"{name}_{n}" for n in itertools.count(1))
+            name = next(x for x in numbered if x not in names and x not in found)
+        found.append(name)
+    return found
 
 
 def _check_one_select(sql: str) -> None:
@@ -115,13 +129,17 @@ def _refused(sql: str, said: str) -> InvalidSelection:
 
 @contextmanager
 def _home(store: Path) -> Iterator[Path]:
-    """Where the snapshot is kept: the store, or a temporary directory if that is read-only."""
+    """Where the snapshot is kept: the store, or a temporary directory if it cannot be there.
+
+    It cannot in a store that is read-only, nor in one with a `?` in its path: DuckDB takes what
+    follows for options, and puts its log elsewhere.
+    """
     try:
         store.mkdir(parents=True, exist_ok=True)
         writable = os.access(store, os.W_OK)
     except OSError:
         writable = False
-    if writable:
+    if writable and "?" not in str(store):
         yield store
         return
     with tempfile.TemporaryDirectory(prefix="zoo-analytics-") as folder:
@@ -257,6 +275,7 @@ def _load(
         columns = ", ".join(f"'{name}': '{kind}'" for name, kind in types.items())
         snapshot.execute(
             f"INSERT INTO {_stored(table)} SELECT * FROM read_json(?, columns = {{{columns}}}, "
-            "format = 'newline_delimited', maximum_object_size = 1073741824)",
-            [file.name],
+            "format = 'newline_delimited', maximum_object_size = 1073741824, "
+            "hive_partitioning = false)",
+            [glob.escape(file.name)],
         )

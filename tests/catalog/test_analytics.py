@@ -163,6 +163,42 @@ def test_a_store_that_cannot_be_made_does_not_stop_a_query(url: str, tmp_path: P
         assert [("a@1",)] == rows(catalog, "SELECT ref FROM versions")
 
 
+@pytest.mark.parametrize("name", ["a?b", "a*b", "a[b]", "a'b", "task=math", "a#b%20"])
+def test_the_path_of_the_store_means_nothing_to_a_query(tmp_path: Path, name: str) -> None:
+    url = str(tmp_path / "registry.db")
+    with Catalog.open(url, store=tmp_path / name / "store") as catalog:
+        catalog.add(draft("a", 1))
+
+        assert [("a@1",)] == rows(catalog, "SELECT ref FROM versions")
+
+
+def test_the_path_of_temporary_files_means_nothing_to_a_query(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partition = tmp_path / "task=code"
+    partition.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(partition))
+    with Catalog.open(str(tmp_path / "registry.db")) as catalog:
+        catalog.add(draft("a", 1, task="math"))
+
+        assert [("a@1", "math")] == rows(catalog, "SELECT ref, task FROM versions")
+
+
+@pytest.mark.parametrize(
+    ("sql", "columns"),
+    [
+        ("SELECT 1 AS a, 2 AS a", ["a", "a_1"]),
+        ("SELECT 1 AS a, 2 AS a, 3 AS a", ["a", "a_1", "a_2"]),
+        ("SELECT 1 AS a, 2 AS a, 3 AS a_1", ["a", "a_2", "a_1"]),
+        ("SELECT 1 AS a_1, 2 AS a, 3 AS a, 4 AS a_1", ["a_1", "a", "a_2", "a_1_1"]),
+    ],
+)
+def test_columns_of_one_name_are_numbered(
+    shared_catalog: Catalog, sql: str, columns: list[str]
+) -> None:
+    assert columns == query(shared_catalog, sql).columns
+
+
 def test_a_snapshot_that_cannot_be_written_says_so(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -253,6 +253,10 @@ def test_path_and_export_give_directories_with_the_weights(zoo_run, zoo_json, fa
     assert not Path(said["path"], "model.safetensors").is_symlink()
 
 
+def test_query_keeps_columns_of_one_name_apart(zoo_json, family):
+    assert [{"a": 1, "a_1": 2}] == zoo_json("query", "SELECT 1 AS a, 2 AS a")
+
+
 def test_query_answers_sql_as_rows(zoo_json, zoo_run, family):
     sql = "SELECT task, count(*) AS n FROM versions WHERE task IS NOT NULL GROUP BY task ORDER BY 1"
 
