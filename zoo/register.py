@@ -160,16 +160,24 @@ def architecture_of(config: Mapping[str, Any] | None) -> str | None:
 def metric_values(
     metrics: Mapping[str, float] | Iterable[MetricValue] | None,
 ) -> tuple[MetricValue, ...]:
-    """Metrics as records, from either way of writing them."""
-    if metrics is None:
-        return ()
-    if not isinstance(metrics, Mapping):
-        return tuple(metrics)
-    found = []
-    for key, value in metrics.items():
-        name, _, split = key.partition("/")
-        found.append(MetricValue(name, float(value), split))
-    return tuple(found)
+    """Metrics as records, from either way of writing them.
+
+    Raises:
+        InvalidName: a metric without a name, which no query could ask for.
+    """
+    if isinstance(metrics, Mapping):
+        split = ((key.partition("/"), value) for key, value in metrics.items())
+        found = tuple(MetricValue(name, float(value), part) for (name, _, part), value in split)
+    else:
+        found = tuple(metrics or ())
+    for metric in found:
+        if not metric.name:
+            raise InvalidName(
+                f"The metric `{metric.split and '/' + metric.split}` has no name.",
+                how="Write it as `name` or `name/split`.",
+                split=metric.split,
+            )
+    return found
 
 
 def _check_word(what: str, word: str, known: tuple[str, ...]) -> None:

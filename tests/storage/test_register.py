@@ -28,6 +28,7 @@ from zoo.errors import (
     UnsupportedFormat,
     ZooError,
 )
+from zoo.records import MetricValue
 from zoo.safetensors_header import read_header
 
 STATE = {
@@ -221,6 +222,9 @@ def test_sources_that_are_links_themselves_are_followed(registry, save, tmp_path
         ({"source": "nowhere"}, NotFound),
         ({"source": "hf://org/model@main"}, NotFound),
         ({"source": "s3://bucket"}, NotFound),
+        ({"metrics": {"/test": 0.5}}, InvalidName),
+        ({"metrics": {"": 0.5}}, InvalidName),
+        ({"metrics": [MetricValue("", 0.5)]}, InvalidName),
     ],
 )
 def test_a_wrong_argument_is_a_clear_error_and_leaves_nothing(registry, save, change, error):
