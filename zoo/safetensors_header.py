@@ -28,6 +28,10 @@ from zoo.names import tensor_name_problem
 
 LONGEST_HEADER = 100_000_000
 """Bytes; the library's own limit."""
+MOST_TENSORS = 200_000
+"""In one file; the largest models have half as many in all their files together."""
+MOST_VALUES = 2_000_000
+"""In one JSON text, counted by its commas. A parsed value takes up to 350 bytes."""
 MOST_DIMENSIONS = 64
 """torch and numpy stop here."""
 LARGEST_INTEGER = 2**63 - 1
@@ -95,6 +99,7 @@ def read_header_from(fd: int, path: Path) -> Header:
 
 def parse_header(raw: bytes, size: int, path: Path) -> Header:
     """Check the header of a file of `size` bytes; `path` is for messages only."""
+    _check_count(raw, path)
     content = _parse_json(raw[8:], path)
     metadata = content.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
@@ -184,8 +189,10 @@ def parse_strict_json(data: bytes, path: Path) -> Any:
     """JSON from a file nobody vouches for: no duplicate keys, no NaN, no absurd numbers.
 
     Raises:
-        InvalidCheckpoint: also for nesting deeper than the parser can follow.
+        InvalidCheckpoint: also for more values, or deeper nesting, than any model has.
     """
+    if data.count(b",") > MOST_VALUES:
+        _refuse(path, f"its JSON has over {MOST_VALUES:,} values")
     try:
         return json.loads(
             data.decode(),
@@ -204,6 +211,13 @@ def parse_strict_json(data: bytes, path: Path) -> Any:
 def _place(tensor: TensorInfo) -> tuple[int, int, str]:
     """File order, which empty tensors would otherwise leave open."""
     return tensor.offset, tensor.nbytes, tensor.name
+
+
+def _check_count(raw: bytes, path: Path) -> None:
+    """Each tensor opens a brace. To count them costs nothing; to take one in, 3 kB."""
+    most = MOST_TENSORS + 2  # the header itself, `__metadata__`
+    if raw.count(b"{", 8) > most:
+        _refuse(path, f"its header describes over {MOST_TENSORS:,} tensors")
 
 
 def _parse_json(data: bytes, path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ def test_the_design_page_states_the_numbers_of_the_code() -> None:
         f"chunks of {contract.CHUNK:,} elements",
         f"`max_norm_drift` ({recipe.MAX_NORM_DRIFT:.0f})",
         f"at most {safetensors_header.LONGEST_HEADER:,}",
+        f"at most {safetensors_header.MOST_TENSORS:,} tensors",
         f"at most {safetensors_header.MOST_DIMENSIONS} dimensions",
         f"over {safetensors_header.SHARD_BYTES // 10**9} GB",
         f"at most {names.LONGEST_PATH} bytes",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo.errors import InvalidCheckpoint
-from zoo.safetensors_header import read_header
+from zoo.safetensors_header import MOST_TENSORS, MOST_VALUES, read_header
 
 
 def entry(dtype: Any = "F32", shape: Any = (1,), offsets: Any = (0, 4)) -> dict[str, Any]:
@@ -52,6 +52,27 @@ def test_the_largest_header_length_is_refused(write_raw):
 
 def test_a_header_length_beyond_the_file_is_refused(write_raw):
     assert "has only" in refusal(write_raw(b"{}", length=11))
+
+
+def many(count: int) -> bytes:
+    """A header of so many tensors without elements: 50 bytes each, and kilobytes once parsed."""
+    empty = '{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
+    return ("{" + ",".join(f'"{i}":{empty}' for i in range(count)) + "}").encode()
+
+
+def test_more_tensors_than_any_model_has_are_refused_before_they_are_parsed(write_raw, monkeypatch):
+    path = write_raw(many(MOST_TENSORS + 2))
+    monkeypatch.setattr("zoo.safetensors_header.json.loads", lambda *_, **__: pytest.fail("parsed"))
+
+    assert f"over {MOST_TENSORS:,} tensors" in refusal(path)
+
+
+def test_more_values_than_any_model_has_are_refused_before_they_are_parsed(write_raw, monkeypatch):
+    header = b'{"w":[' + b"0," * MOST_VALUES + b"0,0]}"
+    path = write_raw(header)
+    monkeypatch.setattr("zoo.safetensors_header.json.loads", lambda *_, **__: pytest.fail("parsed"))
+
+    assert f"over {MOST_VALUES:,} values" in refusal(path)
 
 
 def test_a_duplicate_tensor_is_refused(write_raw):
