@@ -19,13 +19,11 @@ its vector loop and not in its tail, so the result would depend on where a chunk
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.errors import PluginError
@@ -71,6 +69,8 @@ class Statistic(ABC):
     reads: tuple[str, ...] = ()
     """Parameters, by public name, that a statistic of the whole model uses once for all tensors;
     a recipe that varies one of them over tensors is refused."""
+    memory: int = 0
+    """Bytes it holds beyond the chunk it is given, for the prediction of a merge's memory."""
     elements: int = 0
     """Elements this statistic will see in one pass; the engine sets it before `start`."""
 
@@ -162,10 +162,11 @@ class Method:
 
     @cached_property
     def code_hash(self) -> str:
-        """`sha256:` of the source file that defines the function; recorded in each run."""
-        path = inspect.getsourcefile(self.function)
-        data = Path(path).read_bytes() if path and Path(path).is_file() else b""
-        return "sha256:" + hashlib.sha256(data).hexdigest()
+        """`sha256:` of the code behind the method, its helpers included; recorded in each run."""
+        from zoo.code_hash import code_hash
+
+        parts = (self.function, self.statistics, self.shortcut, self.check)
+        return code_hash(part for part in parts if part is not None)
 
 
 def method(

@@ -40,7 +40,7 @@ class Distance:
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """How two versions differ. Shared tensors have equal digests; nothing is read for them."""
+    """How two versions differ. Shared tensors are those with equal digests."""
 
     a: str
     b: str
@@ -63,7 +63,7 @@ class Diff:
 
 
 def diff(registry: Registry, a: Version, b: Version, *, threads: int) -> Diff:
-    """Compare two stored versions. Reads what differs, once, in bounded memory."""
+    """Compare two stored versions, reading every floating tensor once, in bounded memory."""
     left = {t.name: t for t in registry.catalog.tensors(a.id)}
     right = {t.name: t for t in registry.catalog.tensors(b.id)}
     common = sorted(left.keys() & right.keys())

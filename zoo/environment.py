@@ -6,6 +6,29 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from zoo.errors import InvalidRecipe
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that torch does not have here, before any work is done.
+
+    Raises:
+        InvalidRecipe
+    """
+    if name == "cpu":
+        return
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InvalidRecipe(
+            f"There is no device `{name}` here.",
+            f"torch says: {str(error).splitlines()[0]}",
+            "Use `cpu`, or a `cuda` device with a torch built for it.",
+            device=name,
+        ) from None
+
 
 def environment(threads: int, device: str, memory: int) -> dict[str, Any]:
     """Versions, platform and limits, as plain data."""

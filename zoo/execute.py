@@ -19,7 +19,7 @@ from zoo.contract import AGAIN, Chunk, Statistic
 from zoo.dtypes import DTYPES
 from zoo.errors import GateFailed, PluginError
 from zoo.gates import Gate
-from zoo.plan import BASE, RUNTIME_BYTES, Model, Plan, Task, block_chunks, working_set
+from zoo.plan import BASE, RUNTIME_BYTES, Model, Plan, Task, element_bytes, working_set
 from zoo.progress import NoProgress, Progress
 from zoo.random import Random
 from zoo.reading import Reader
@@ -64,12 +64,25 @@ def _single_threaded_torch() -> Iterator[None]:
     """Our threads are the parallelism; torch's own would split reductions by their number."""
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    global _running, _threads_before
+    with _torch_lock:
+        if _running == 0:
+            _threads_before = torch.get_num_threads()
+            torch.set_num_threads(1)
+        _running += 1
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _torch_lock:
+            _running -= 1
+            if _running == 0:
+                torch.set_num_threads(_threads_before)
+
+
+# torch's number of threads belongs to the process: the last merge to end restores it.
+_torch_lock = threading.Lock()
+_running = 0
+_threads_before = 1
 
 
 class _Run:
@@ -97,15 +110,15 @@ class _Run:
         self.progress = progress
         self.reader = Reader(
             int(plan.lock["chunk"]),
-            block_chunks(memory, threads),
+            plan.blocks,
             device,
-            any(t.dtype == "F64" for c in self.checkpoints for t in c.tensors.values()),
+            element_bytes(self.models) == 8,
             progress.advance,
         )
         self.drift = float(plan.lock["max_norm_drift"])
         self.stats: dict[str, Any] = {}
         self.stop = threading.Event()
-        self.admission = _Admission(memory, plan)
+        self.admission = _Admission(memory, plan, self.models)
         self.data: Callable[[], Iterable[Any]] | None = None
 
     def all(self, tasks: Sequence[Task]) -> dict[str, str]:
@@ -415,15 +428,17 @@ class _Stopped(Exception):
 class _Admission:
     """Lets whole-tensor work start only while the tensors in memory fit the budget."""
 
-    def __init__(self, memory: int, plan: Plan) -> None:
+    def __init__(self, memory: int, plan: Plan, models: Sequence[Model]) -> None:
         self._whole = plan.method.needs == "tensor"
         self._free = max(memory - RUNTIME_BYTES, plan.largest_working_set)
-        self._models = len(plan.lock["experts"]) + (plan.lock["base"] is not None)
+        self._models, self._width = len(models), element_bytes(models)
         self._changed = threading.Condition()
 
     @contextmanager
     def of(self, task: Task) -> Iterator[None]:
-        size = working_set(task, self._models) if self._whole and task.source is None else 0
+        size = 0
+        if self._whole and task.source is None:
+            size = working_set(task, self._models, self._width)
         with self._changed:
             self._changed.wait_for(lambda: size <= self._free)
             self._free -= size

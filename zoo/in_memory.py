@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from zoo.checkpoint import TensorInfo
 
-    State = Mapping[str, torch.Tensor]
+    State = Mapping[str, torch.Tensor] | torch.Tensor
 
 
 def merge(
@@ -26,18 +26,18 @@ def merge(
     threads: int = 1,
     device: str = "cpu",
     chunk: int = CHUNK,
-) -> dict[str, torch.Tensor]:
-    """Merge state dicts and return a new one; the inputs are left as they are.
+) -> Any:
+    """Merge state dicts, or single tensors, and return a new one; the inputs stay as they are.
 
     Args:
         method: a name, or a `Method` of your own.
-        experts: state dicts with equal names and shapes.
+        experts: state dicts with equal names and shapes; or tensors of one shape.
         base: the state dict the experts were fine-tuned from, where the method needs it.
         parameters: the method's options by public name; see `zoo methods NAME`.
         dtype: type of the result; that of the base, or of the first expert, by default.
         chunk: elements per chunk. Part of the result of methods that sum; leave it alone.
     Returns:
-        Name -> tensor, names ascending, on the CPU.
+        Name -> tensor, names ascending, on the CPU; a tensor where the experts are tensors.
     Raises:
         InvalidRecipe, IncompatibleModels, GateFailed
     """
@@ -62,7 +62,13 @@ def merge(
     work = plan(known, resolved, models, origin, memory=memory, threads=threads)
     sink = _Tensors()
     execute(work, models, origin, sink, memory=memory, threads=threads, device=device)
+    if not isinstance(experts[0], Mapping):
+        return sink.made[_LONE]
     return {t.info.name: sink.made[t.info.name] for t in work.tasks}
+
+
+_LONE = "tensor"
+"""What a tensor that came without a name is called in messages."""
 
 
 class _Tensors:
@@ -93,7 +99,7 @@ def _model(label: str, state: State) -> Any:
     from zoo.digest import tensor_digest, weights_digest
     from zoo.plan import Model
 
-    checkpoint = MemoryCheckpoint(state)
+    checkpoint = MemoryCheckpoint(state if isinstance(state, Mapping) else {_LONE: state})
     pairs = []
     for name, info in checkpoint.tensors.items():
         data = memoryview(bytearray(info.nbytes))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -9,20 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.digest import weights_digest
-from zoo.errors import NotFound, ZooError
+from zoo.errors import NotFound, StoreError, ZooError
 from zoo.hashing import HashPool
 from zoo.plan import Model
 from zoo.recipe import Recipe
 from zoo.records import FileRecord, RunInput, Version
-from zoo.register import format_of, register, resolve_source
+from zoo.register import architecture_of, format_of, register, resolve_source
 from zoo.safetensors_checkpoint import INDEX, SafetensorsCheckpoint, open_files, read_config
 
 if TYPE_CHECKING:
     import torch
 
+    Module = Callable[[], torch.nn.Module]
+
     from zoo.contract import Method
     from zoo.registry import Registry
 
+
+_log = logging.getLogger("zoo")
 
 RECIPE_FILE = "zoo_recipe.json"
 """The resolved recipe, in every merged version's directory: an exported model says what made it."""
@@ -82,18 +88,15 @@ def gather(
     method: Method,
     stack: ExitStack,
     *,
-    keep: bool,
     threads: int,
 ) -> Inputs:
     """Open everything a recipe names; the checkpoints close with `stack`.
 
-    Args:
-        keep: register models given by path, so that lineage has something to point at.
     Raises:
         NotFound: a name or path leads nowhere, or a query finds nothing.
     """
-    opener = Opener(registry, stack, keep, threads)
-    base = opener.open(recipe.base, "base") if recipe.base is not None else None
+    opener = Opener(registry, stack, threads)
+    base = opener.open(recipe.base) if recipe.base is not None else None
     selection = None
     if recipe.select is not None:
         chosen = registry.catalog.select(
@@ -115,7 +118,7 @@ def gather(
             "frozen": [f"{v.ref}@{v.digest}" for v in versions],
         }
     else:
-        experts = tuple(opener.open(e.model, "expert") for e in recipe.experts)
+        experts = tuple(opener.open(e.model) for e in recipe.experts)
     if base is None and method.base == "required":
         base = _common_base(registry, experts, opener)
     return Inputs(experts, base, selection)
@@ -155,13 +158,12 @@ def _is_carried(path: str) -> bool:
 
 
 class Opener:
-    def __init__(self, registry: Registry, stack: ExitStack, keep: bool, threads: int) -> None:
+    def __init__(self, registry: Registry, stack: ExitStack, threads: int) -> None:
         self._registry = registry
         self._stack = stack
-        self._keep = keep
         self._threads = threads
 
-    def open(self, named: str, role: str) -> Input:
+    def open(self, named: str) -> Input:
         """A reference, or a path: what the registry knows goes first."""
         try:
             return self.version(self._registry.get(named))
@@ -170,8 +172,6 @@ class Opener:
                 raise
             if not Path(named).exists() and "://" not in named:
                 raise
-        if self._keep:
-            return self.version(self._registered(named, role))
         return self._loose(named)
 
     def version(self, version: Version) -> Input:
@@ -181,24 +181,13 @@ class Opener:
             for f in self._registry.catalog.files(version.id)
             if _is_carried(f.path)
         }
-        model = Model(version.ref, version.digest, checkpoint, self._module(version))
+        module = self._module(version.architecture, lambda: self._registry.path(version.ref))
+        model = Model(version.ref, version.digest, checkpoint, module)
         return Input(model, version, beside)
 
-    def _module(self, version: Version) -> Callable[[], torch.nn.Module] | None:
-        architecture = self._registry.plugins.architectures.get(version.architecture or "")
-        if architecture is None:
-            return None
-        return lambda: architecture.load(self._registry.path(version.ref))
-
-    def _registered(self, named: str, role: str) -> Version:
-        """The version of a path: the one with these weights if there is one, else a new one."""
-        known = self._registry.catalog.by_digest(self._loose(named).model.digest)
-        if known is not None:
-            return known
-        path = resolve_source(self._registry, named)
-        name = path.stem if path.is_file() else path.resolve().name
-        kind = "base" if role == "base" else "expert"
-        return register(self._registry, named, name=name, kind=kind, threads=self._threads)
+    def _module(self, name: str | None, directory: Callable[[], Path]) -> Module | None:
+        architecture = self._registry.plugins.architectures.get(name or "")
+        return (lambda: architecture.load(directory())) if architecture else None
 
     def _loose(self, named: str) -> Input:
         path = resolve_source(self._registry, named)
@@ -215,7 +204,53 @@ class Opener:
                 FileRecord(path, *f.result()): checkpoint.opened.auxiliary[path]
                 for path, f in files.items()
             }
-        return Input(Model(named, digest, checkpoint), None, beside)
+        module = None
+        if path.is_dir():
+            module = self._module(architecture_of(checkpoint.opened.config), lambda: path)
+        return Input(Model(named, digest, checkpoint, module), None, beside)
+
+
+def registered(registry: Registry, inputs: Inputs, stack: ExitStack, *, threads: int) -> Inputs:
+    """The same inputs with a version for each: models given by path are registered, or found.
+
+    A path gets the version that has its weights, if there is one, and else an entry of its own,
+    named after the path; it never becomes a new version of an entry that is there.
+    """
+    opener = Opener(registry, stack, threads)
+
+    def versioned(one: Input, kind: str) -> Input:
+        if one.version is not None:
+            return one
+        version = registry.catalog.by_digest(one.model.digest)
+        if version is None:
+            name = _free_name(registry, Path(one.model.label), one.model.digest)
+            version = register(registry, one.model.label, name=name, kind=kind, threads=threads)
+            _log.warning("registered `%s` as `%s`", one.model.label, version.ref)
+        if version.digest != one.model.digest:
+            raise StoreError(
+                f"`{one.model.label}` changed while it was registered.",
+                "Its bytes are not those that were checked.",
+                "Merge again when nobody writes to it.",
+                path=one.model.label,
+            )
+        return opener.version(version)
+
+    return Inputs(
+        tuple(versioned(e, "expert") for e in inputs.experts),
+        versioned(inputs.base, "base") if inputs.base else None,
+        inputs.selection,
+    )
+
+
+def _free_name(registry: Registry, path: Path, digest: str) -> str:
+    """A name after a path that no entry has yet."""
+    stem = path.stem if path.is_file() else path.resolve().name
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:80] or "model"
+    try:
+        registry.catalog.get(name, removed=True)
+    except NotFound:
+        return name
+    return f"{name}-{digest[7:15]}"
 
 
 def _common_base(registry: Registry, experts: Sequence[Input], opener: Opener) -> Input | None:

@@ -154,6 +154,10 @@ def _translate(method: str, given: Mapping[str, Any]) -> tuple[dict[str, Value],
         if ours is None:
             notes.append(f"`{name}` has no effect here: masks are never stored.")
         elif ours == "merge":
+            if not isinstance(value, bool):
+                raise InvalidRecipe(
+                    f"`{name}` must be true or false, not {value!r}.", parameter=name
+                )
             found[ours] = "mean" if value else "sum"
         else:
             found[ours] = _schedule(value)

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from zoo.becoming import becoming, check_target
 from zoo.digest import flat_key, json_digest, weights_digest
 from zoo.dtypes import DTYPES
-from zoo.environment import environment
-from zoo.errors import InvalidRecipe, StoreError, ZooError, did_you_mean
+from zoo.environment import check_device, environment
+from zoo.errors import InvalidRecipe, did_you_mean
 from zoo.execute import execute
-from zoo.inputs import RECIPE_FILE, Inputs, gather
+from zoo.inputs import RECIPE_FILE, Inputs, gather, registered
 from zoo.names import check_entry_name
 from zoo.plan import Plan, plan
 from zoo.progress import NoProgress, Progress
@@ -28,10 +29,10 @@ from zoo.recipe import Expert, Recipe, Selection, lock, read_recipe
 from zoo.records import FileRecord, RunDraft, TensorRecord, Version, VersionDraft
 from zoo.register import architecture_of
 from zoo.shards import ShardWriter
-from zoo.store import friendly
 
 if TYPE_CHECKING:
     from zoo.registry import Registry
+    from zoo.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ class Prepared:
             [e.model for e in self.inputs.experts],
             self.inputs.base.model if self.inputs.base else None,
             memory=resources.memory,
-            threads=resources.threads,
+            threads=self.plan.threads,
             device=resources.device,
             data=self.data,
             **options,
@@ -132,14 +133,16 @@ class Prepared:
 def prepared(
     registry: Registry, asked: Recipe, resources: Resources, *, keep: bool
 ) -> Iterator[Prepared]:
-    """Open the inputs and check everything; nothing is written but registrations of paths.
+    """Open the inputs and check everything. Nothing is written, but for registrations.
 
     Args:
-        keep: register models given by path.
+        keep: register models given by path once all checks have passed, so that lineage has
+            something to point at.
     """
+    check_device(resources.device)
     method = registry.plugins.method(asked.method)
     with ExitStack() as stack:
-        inputs = gather(registry, asked, method, stack, keep=keep, threads=resources.threads)
+        inputs = gather(registry, asked, method, stack, threads=resources.threads)
         experts = [e.model for e in inputs.experts]
         base = inputs.base.model if inputs.base else None
         locked = lock(asked, method, base.digest if base else None, [m.digest for m in experts])
@@ -153,7 +156,10 @@ def prepared(
             layers=asked.layers,
             notes=asked.notes,
         )
-        yield Prepared(work, inputs, data_of(registry, locked))
+        data = data_of(registry, locked)
+        if keep:
+            inputs = registered(registry, inputs, stack, threads=resources.threads)
+        yield Prepared(work, inputs, data)
 
 
 def data_of(registry: Registry, lock: Mapping[str, Any]) -> Callable[[], Iterable[Any]] | None:
@@ -197,12 +203,8 @@ def merge(
         raise InvalidRecipe("Name the result, or say where to write it.")
     if name is not None:
         check_entry_name(name)
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise StoreError(
-            f"`{out}` exists and is not an empty directory.",
-            how="Choose another place, or remove it.",
-            path=str(out),
-        )
+    if out is not None:
+        out = check_target(out)
     listening = progress or NoProgress()
     started, clock = datetime.now(UTC), time.monotonic()
     with prepared(registry, asked, resources, keep=name is not None) as ready:
@@ -214,7 +216,7 @@ def merge(
             registry.plugins.notify("zoo_after_merge", version=None, recipe=ready.lock)
             return None
         with registry.store.staging("merge-" + ready.digest[7:], keep=True) as staging:
-            digests, files = _make(ready, staging, resources, listening)
+            writer, files = _make(ready, staging, resources, listening, registry.store)
             origin = registry.plugins.origin(ready.plan.method.name)
             run = RunDraft(
                 id=str(uuid4()),
@@ -229,7 +231,7 @@ def merge(
                 code_hash=ready.plan.method.code_hash,
                 seed=asked.seed,
                 selection=ready.inputs.selection,
-                environment=environment(resources.threads, resources.device, resources.memory),
+                environment=environment(ready.plan.threads, resources.device, resources.memory),
                 timings={
                     "plan": round(planned - clock, 3),
                     "merge": round(time.monotonic() - planned, 3),
@@ -237,7 +239,7 @@ def merge(
                 started_at=started.isoformat(),
                 ended_at=datetime.now(UTC).isoformat(),
             )
-            draft = _draft(ready, name, digests, files, task, phase, license, tags or {})
+            draft = _draft(ready, name, writer.digests, files, task, phase, license, tags or {})
             staged = {r: p for r, p in files.items() if p.is_relative_to(staging)}
             version = publish(registry, staged, draft, run)
     registry.plugins.notify("zoo_after_merge", version=version, recipe=ready.lock)
@@ -247,22 +249,26 @@ def merge(
 
 
 def _make(
-    ready: Prepared, staging: Path, resources: Resources, progress: Progress
-) -> tuple[dict[str, str], dict[FileRecord, Path]]:
-    """Merge into `staging`: digests of all tensors, and all files of the result.
+    ready: Prepared,
+    staging: Path,
+    resources: Resources,
+    progress: Progress,
+    store: Store | None = None,
+) -> tuple[ShardWriter, dict[FileRecord, Path]]:
+    """Merge into `staging`, where it goes on from what it finds; all files of the result.
 
-    Files the result takes over from its donor stay where they are.
+    Files the result takes over from its donor stay where they are. The journal stays too, so that
+    a merge that dies while it is published need not be done again.
     """
     tensors = [t.info for t in ready.plan.tasks]
-    writer = ShardWriter(staging, tensors, ready.digest)
+    writer = ShardWriter(staging, tensors, ready.digest, store)
     try:
-        digests = writer.open(resources.threads, progress)
-        left = [t.name for t in tensors if t.name not in digests]
-        digests |= ready.execute(resources, sink=writer, only=left, progress=progress)
-        files = writer.files(digests)
+        writer.open(resources.threads, progress)
+        left = [t.name for t in tensors if t.name not in writer.digests]
+        ready.execute(resources, sink=writer, only=left, progress=progress)
+        files = writer.files()
     finally:
         writer.close()
-    writer.forget()
     made = {RECIPE_FILE: {"recipe": ready.lock, "recipe_digest": ready.digest}}
     donor = ready.inputs.donor
     config, dtype = donor.model.checkpoint.opened.config, ready.lock["dtype"]
@@ -270,9 +276,10 @@ def _make(
         made["config.json"] = _with_dtype(config, dtype)
     for path, content in made.items():
         data = (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+        (staging / path).unlink(missing_ok=True)
         (staging / path).write_bytes(data)
         files[FileRecord(path, flat_key(data), len(data))] = staging / path
-    return digests, files | {r: p for r, p in donor.beside.items() if r.path not in made}
+    return writer, files | {r: p for r, p in donor.beside.items() if r.path not in made}
 
 
 def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
@@ -282,26 +289,15 @@ def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def _to_directory(ready: Prepared, out: Path, resources: Resources, progress: Progress) -> None:
-    """Merge into a directory beside `out`, which takes its name when it is whole.
-
-    A merge that dies leaves the directory, and the same merge to the same place resumes in it.
-    """
-    partial = out.absolute().parent / f".{out.name}.partial"
-    with friendly(out.parent):
-        partial.mkdir(parents=True, exist_ok=True)
-        try:
-            _, files = _make(ready, partial, resources, progress)
-        except (OSError, ZooError):
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+    """Merge into a directory; the same merge to the same place resumes after a kill."""
+    with becoming(out) as partial:
+        writer, files = _make(ready, partial, resources, progress)
         for record, path in files.items():
             target = partial / record.path
             if path != target:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
+        writer.forget()
 
 
 def _draft(

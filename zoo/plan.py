@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 from zoo.checkpoint import Checkpoint, TensorInfo
@@ -25,8 +24,10 @@ BASE = -1
 """Index of the base among the models, where experts are 0, 1, ..."""
 MOST_NAMED = 8
 """Tensors a problem lists by name; it counts the rest."""
-RUNTIME_BYTES = 420 << 20
-"""Resident memory of Python with torch loaded, measured; part of every prediction."""
+RUNTIME_BYTES = 300 << 20
+"""Resident memory of Python with torch and the registry loaded; part of every prediction."""
+MOST_BLOCKS = 4
+"""Chunks read at a time at most: larger reads gain nothing."""
 BYTES_PER_SECOND = 1.5e9
 """What one pass over cached inputs moves on two cores, roughly; for the prediction only."""
 
@@ -77,6 +78,10 @@ class Plan:
     bytes_written: int
     peak_memory: int
     """Predicted resident bytes, the interpreter included."""
+    threads: int
+    """Threads that fit the budget; no more than were asked for."""
+    blocks: int
+    """Chunks read at a time."""
     largest_working_set: int
     """Bytes one thread needs at most, for methods that see whole tensors; 0 for the others."""
     notes: tuple[str, ...] = ()
@@ -100,6 +105,7 @@ class Plan:
             "bytes_read": self.bytes_read,
             "bytes_written": self.bytes_written,
             "peak_memory": self.peak_memory,
+            "threads": self.threads,
             "seconds": round(self.seconds, 1),
             "notes": list(self.notes),
         }
@@ -148,19 +154,16 @@ def plan(
     tasks: list[Task] = []
     if not found.problems:
         tasks = _tasks(method, lock, experts, base, found)
-    working = [working_set(t, len(models)) for t in tasks if t.source is None]
-    largest = max(working, default=0) if method.needs in ("tensor", "model", "data") else 0
-    if largest + RUNTIME_BYTES > memory and method.needs == "tensor":
+    budget = _budget(method, lock, tasks, models, memory, threads)
+    if budget.threads == 0:
         found.problems.append(
-            f"method `{method.name}` holds whole tensors and needs "
-            f"{(largest + RUNTIME_BYTES) / 2**30:.2f} GiB for the largest, the budget is "
-            f"{memory / 2**30:.2f} GiB: pass --memory {-(-(largest + RUNTIME_BYTES) // 2**30)}GiB"
+            f"this merge needs {budget.peak / 2**20:.0f} MiB on one thread, the budget is "
+            f"{memory / 2**20:.0f} MiB: pass --memory {-(-budget.peak // 2**20)}MiB"
         )
     _refuse(found.problems)
     merged = sum(_input_bytes(t.info.name, models) for t in tasks if t.source is None)
     carried = sum(t.info.nbytes for t in tasks if t.source is not None)
     passes = 1 + _full_passes(method, lock, len(experts))
-    per_thread = largest or chunk_memory(len(models), lock["chunk"], block_chunks(memory, threads))
     return Plan(
         method=method,
         lock=lock,
@@ -168,21 +171,73 @@ def plan(
         passes=passes,
         bytes_read=merged * passes + carried,
         bytes_written=sum(t.info.nbytes for t in tasks),
-        peak_memory=RUNTIME_BYTES + (threads if not largest else 1) * per_thread,
-        largest_working_set=largest,
+        peak_memory=budget.peak,
+        threads=budget.threads,
+        blocks=budget.blocks,
+        largest_working_set=budget.largest,
         notes=tuple(found.notes),
     )
 
 
-def block_chunks(memory: int, threads: int) -> int:
-    """Chunks read at a time, so that all threads stay within a quarter of the budget."""
-    room = max(0, memory - RUNTIME_BYTES) // 4 // threads
-    return max(1, min(8, room // (16 << 20)))
+@dataclass(frozen=True, slots=True)
+class _Budget:
+    threads: int
+    """0 when not even one thread fits."""
+    blocks: int
+    peak: int
+    largest: int
 
 
-def chunk_memory(models: int, chunk: int, blocks: int) -> int:
-    """Bytes one thread needs for streaming: raw blocks, float32 chunks, and the method's own."""
-    return (models + 1) * blocks * chunk * 4 + (3 * models + 8) * chunk * 4
+def _budget(
+    method: Method,
+    lock: Mapping[str, Any],
+    tasks: Sequence[Task],
+    models: Sequence[Model],
+    memory: int,
+    threads: int,
+) -> _Budget:
+    """As many threads, and then as large reads, as the budget has room for."""
+    width = element_bytes(models)
+    shared, each = _statistics_bytes(method, tasks, len(models))
+    if method.needs in ("tensor", "model", "data"):
+        sizes = [working_set(t, len(models), width) for t in tasks if t.source is None]
+        largest = max(sizes, default=0)
+        # Large tensors take turns (see `_Admission`), so they count once however many threads run.
+        peak = RUNTIME_BYTES + largest
+        fits = method.needs != "tensor" or peak <= memory
+        return _Budget(threads if fits else 0, 1, peak, largest)
+
+    def needed(threads: int, blocks: int) -> int:
+        streaming = chunk_memory(len(models), lock["chunk"], blocks, width)
+        return RUNTIME_BYTES + shared + threads * (each + streaming)
+
+    fitting = [n for n in range(1, threads + 1) if needed(n, 1) <= memory]
+    if not fitting:
+        return _Budget(0, 1, needed(1, 1), 0)
+    count = fitting[-1]
+    blocks = max(b for b in range(1, MOST_BLOCKS + 1) if b == 1 or needed(count, b) <= memory)
+    return _Budget(count, blocks, needed(count, blocks), 0)
+
+
+def element_bytes(models: Sequence[Model]) -> int:
+    """Bytes of one value while it is merged: float64 for all if any tensor of any model is."""
+    wide = any(t.dtype == "F64" for m in models for t in m.checkpoint.tensors.values())
+    return 8 if wide else 4
+
+
+def chunk_memory(models: int, chunk: int, blocks: int, width: int) -> int:
+    """Bytes one thread needs for streaming: raw blocks, upcast chunks, and the method's own."""
+    return (models + 1) * blocks * chunk * width + (3 * models + 8) * chunk * width
+
+
+def _statistics_bytes(method: Method, tasks: Sequence[Task], models: int) -> tuple[int, int]:
+    """Bytes that statistics hold: of the whole model, and per thread."""
+    merged = [t for t in tasks if t.source is None]
+    if method.statistics is None or not merged:
+        return 0, 0
+    found = list(method.statistics(merged[0].parameters, models))
+    whole = sum(s.memory for s in found if s.scope == "model")
+    return whole, sum(s.memory for s in found if s.scope == "tensor")
 
 
 def _full_passes(method: Method, lock: Mapping[str, Any], experts: int) -> int:
@@ -191,9 +246,9 @@ def _full_passes(method: Method, lock: Mapping[str, Any], experts: int) -> int:
     return len(method.statistics(parameters_at(method, lock["parameters"], "", 0.0), experts))
 
 
-def working_set(task: Task, models: int) -> int:
+def working_set(task: Task, models: int, width: int) -> int:
     """Bytes to hold one tensor of every model, the result and as much again for the method."""
-    return prod(task.info.shape) * 4 * (2 * models + 2)
+    return task.info.elements * width * (2 * models + 2)
 
 
 def _input_bytes(name: str, models: Sequence[Model]) -> int:

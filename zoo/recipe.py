@@ -104,6 +104,8 @@ _KEYS = (
     "data",
     "max_norm_drift",
 )
+MOST_VALUES = 100_000
+"""Values in a recipe: more than any has, fewer than hurt."""
 _DATA_KEYS = ("task", "split")
 _SELECT_KEYS = ("where", "order_by", "limit")
 
@@ -192,6 +194,10 @@ def lock(
     """
     from zoo.parameters import per_expert
 
+    if not 0 <= recipe.seed < 2**63:
+        raise InvalidRecipe(
+            f"`seed` must be an integer from 0 to 2^63 - 1, not {recipe.seed}.", seed=recipe.seed
+        )
     each = per_expert(method)
     fields = {f.alias or name: f for name, f in method.parameters.model_fields.items()}
     given: dict[str, Value] = {}
@@ -318,7 +324,24 @@ def _load(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
         raise InvalidRecipe(f"`{path}` is not YAML: {error}", path=str(path)) from None
+    if _values(document, {}) > MOST_VALUES:
+        raise InvalidRecipe(
+            f"`{path}` unfolds to more than {MOST_VALUES:,} values.",
+            "Its aliases repeat each other.",
+            path=str(path),
+        )
     return mapping(document, str(path))
+
+
+def _values(document: Any, known: dict[int, int]) -> int:
+    """Values in a document with every alias written out, without writing them out."""
+    if not isinstance(document, (dict, list)):
+        return 1
+    if id(document) not in known:
+        known[id(document)] = MOST_VALUES + 1  # what a document that contains itself comes to
+        parts = document.values() if isinstance(document, dict) else document
+        known[id(document)] = 1 + sum(_values(part, known) for part in parts)
+    return known[id(document)]
 
 
 def _expert(value: Any) -> Expert:

@@ -10,8 +10,6 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import StoreError
-
 if TYPE_CHECKING:
     from zoo.analytics import Table
     from zoo.catalog import Catalog
@@ -330,27 +328,13 @@ class Registry:
         Raises:
             StoreError: the directory exists and is not empty, or there is no room.
         """
-        from zoo.store import friendly
+        from zoo.becoming import becoming
 
         version, target = self.get(ref), Path(directory)
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise StoreError(
-                f"`{target}` exists and is not an empty directory.",
-                how="Choose another place, or remove it.",
-                path=str(target),
-            )
-        partial = target.absolute().parent / f".{target.name}.partial"
-        with friendly(target.parent):
-            shutil.rmtree(partial, ignore_errors=True)
-            try:
-                for file in self.catalog.files(version.id):
-                    (partial / file.path).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(self.store.path(file.object), partial / file.path)
-                if target.exists():
-                    target.rmdir()
-                partial.rename(target)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+        with becoming(target) as partial:
+            for file in self.catalog.files(version.id):
+                (partial / file.path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.store.path(file.object), partial / file.path)
         return target
 
     def query(self, sql: str) -> Table:

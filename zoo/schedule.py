@@ -36,6 +36,8 @@ def problem_with(value: Value) -> str | None:
         for rule in value:
             if set(rule) - {"filter", "value"} or "value" not in rule:
                 return f"a rule has the keys `filter` and `value`, not {sorted(rule)}"
+            if not isinstance(rule.get("filter", "*"), str):
+                return f"a filter is text, not {rule['filter']!r}"
             if is_rules(rule["value"]):
                 return "rules cannot be nested"
             if found := problem_with(rule["value"]):

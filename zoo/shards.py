@@ -10,17 +10,25 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zoo.checkpoint import TensorInfo
 from zoo.digest import flat_key, json_digest, tree_key
+from zoo.errors import InvalidCheckpoint
 from zoo.hashing import HashPool, write_at
 from zoo.progress import Progress
 from zoo.records import FileRecord
 from zoo.safetensors_checkpoint import INDEX, open_files
 from zoo.safetensors_header import Layout, index, layout, shards
 
+if TYPE_CHECKING:
+    from zoo.store import Store
+
+LOCK = ".lock"
+"""What the store keeps in a staging directory to hold it."""
 _JOURNAL = "journal.jsonl"
 
 
@@ -30,11 +38,21 @@ class ShardWriter:
     Args:
         directory: exists; files are made or resumed in it.
         tensors: all tensors of the output.
-        key: what is being made; a journal of anything else is thrown away.
+        key: what is being made; anything else found in the directory is thrown away.
+        store: where finished files may lie already, if publishing them was interrupted.
     """
 
-    def __init__(self, directory: Path, tensors: Sequence[TensorInfo], key: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        tensors: Sequence[TensorInfo],
+        key: str,
+        store: Store | None = None,
+    ) -> None:
         self.directory = directory
+        self.digests: dict[str, str] = {}
+        """Of the tensors that are finished."""
+        self._store = store
         self._groups = shards(list(tensors))
         self.layouts: dict[str, Layout] = {f: layout(group) for f, group in self._groups.items()}
         self._places = {
@@ -42,17 +60,20 @@ class ShardWriter:
         }
         self._key = json_digest([key, [laid.header.hex() for laid in self.layouts.values()]])
         self._files: dict[str, int] = {}
+        self._paths: dict[str, Path] = {}
         self._journal = -1
 
-    def open(self, threads: int, progress: Progress | None = None) -> dict[str, str]:
-        """Make or resume the files; the digests of tensors that are finished already."""
-        finished = self._resume(threads, progress)
-        if finished is None:
-            finished = {}
-            for old in self.directory.iterdir():
-                if old.name.endswith(".safetensors") or old.name == _JOURNAL:
-                    old.unlink()
+    def open(self, threads: int, progress: Progress | None = None) -> None:
+        """Make the files, or go on with those of the same key; `digests` has what is finished."""
+        promised = self._promised()
+        placed = self._placed(promised)
+        self._clear(keep=promised is not None)
+        if promised is not None:
+            self.digests = self._proved(promised, placed, threads, progress)
+        self._paths = {f: placed.get(f, self.directory / f) for f in self.layouts}
         for file, laid in self.layouts.items():
+            if file in placed:
+                continue
             fd = os.open(self.directory / file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             self._files[file] = fd
             if os.fstat(fd).st_size != laid.size:
@@ -62,20 +83,20 @@ class ShardWriter:
         self._journal = os.open(self.directory / _JOURNAL, flags, 0o644)
         if os.fstat(self._journal).st_size == 0:
             self._note({"key": self._key})
-        return finished
 
     def write(self, info: TensorInfo, start: int, data: memoryview) -> None:
         file, offset = self._places[info.name]
         write_at(self._files[file], data, offset + start)
 
     def finished(self, info: TensorInfo, digest: str) -> None:
+        self.digests[info.name] = digest
         self._note({"tensor": info.name, "digest": digest})
 
-    def files(self, digests: Mapping[str, str]) -> dict[FileRecord, Path]:
-        """The weights files and the index, with their object keys, ready to place."""
+    def files(self) -> dict[FileRecord, Path]:
+        """The weights files and the index, with their object keys, and where they are."""
         found = {
-            FileRecord(file, key, self.layouts[file].size): self.directory / file
-            for file, key in weight_keys(self.layouts, digests).items()
+            FileRecord(file, key, self.layouts[file].size): self._paths[file]
+            for file, key in weight_keys(self.layouts, self.digests).items()
         }
         if len(self.layouts) > 1:
             data = index(self._groups)
@@ -96,24 +117,66 @@ class ShardWriter:
     def _note(self, line: Mapping[str, str]) -> None:
         os.write(self._journal, json.dumps(line).encode() + b"\n")
 
-    def _resume(self, threads: int, progress: Progress | None) -> dict[str, str] | None:
-        """Digests of the tensors that really are finished, or None to begin anew."""
+    def _promised(self) -> dict[str, str] | None:
+        """Tensor -> digest as the journal has it; None when it is not about this merge."""
         try:
             lines = (self.directory / _JOURNAL).read_text().splitlines()
-            entries = [_parse(line) for line in lines]
         except (FileNotFoundError, UnicodeDecodeError):
             return None
+        entries = [_parse(line) for line in lines]
         if not entries or entries[0].get("key") != self._key:
             return None
-        paths = {file: self.directory / file for file in self.layouts}
-        if any(
-            not p.is_file() or p.stat().st_size != self.layouts[f].size for f, p in paths.items()
-        ):
-            return None
-        promised = {e["tensor"]: e["digest"] for e in entries if "tensor" in e and "digest" in e}
-        with open_files(paths, "an unfinished merge") as view, HashPool(threads, progress) as pool:
-            found = {n: pool.tensor(view, view.tensors[n]) for n in promised if n in view.tensors}
-            return {n: promised[n] for n, f in found.items() if f.result() == promised[n]}
+        return {
+            e["tensor"]: e["digest"]
+            for e in entries
+            if "digest" in e and e.get("tensor") in self._places
+        }
+
+    def _placed(self, promised: Mapping[str, str] | None) -> dict[str, Path]:
+        """Files that are no longer here because they are in the store."""
+        if self._store is None or promised is None:
+            return {}
+        whole = {
+            file: laid
+            for file, laid in self.layouts.items()
+            if all(t.name in promised for t in laid.tensors)
+            and not (self.directory / file).exists()
+        }
+        keys = weight_keys(whole, promised)
+        return {f: self._store.path(k) for f, k in keys.items() if self._store.has(k)}
+
+    def _clear(self, *, keep: bool) -> None:
+        """Remove what is not ours to go on with; with `keep`, our own files stay."""
+        ours = {*self.layouts, _JOURNAL} if keep else set()
+        for old in self.directory.iterdir():
+            if old.name in ours or old.name == LOCK:
+                continue
+            if old.is_dir() and not old.is_symlink():
+                shutil.rmtree(old)
+            else:
+                old.unlink()
+
+    def _proved(
+        self,
+        promised: Mapping[str, str],
+        placed: Mapping[str, Path],
+        threads: int,
+        progress: Progress | None,
+    ) -> dict[str, str]:
+        """The promises that hold: each tensor's bytes are hashed again."""
+        paths = {f: placed.get(f, self.directory / f) for f in self.layouts}
+        there = {
+            f: p
+            for f, p in paths.items()
+            if p.is_file() and p.stat().st_size == self.layouts[f].size
+        }
+        try:
+            view = open_files(there, "an unfinished merge")
+        except InvalidCheckpoint:
+            return {}  # killed between making the room and writing the header
+        with view, HashPool(threads, progress) as pool:
+            work = {n: pool.tensor(view, view.tensors[n]) for n in promised if n in view.tensors}
+            return {n: promised[n] for n, f in work.items() if f.result() == promised[n]}
 
 
 def weight_keys(layouts: Mapping[str, Layout], digests: Mapping[str, str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from zoo.errors import StoreError, ZooError
+from zoo.errors import StoreError
 from zoo.locks import Turnstile, try_lock
 from zoo.names import check_entry_name, check_relative_path
 from zoo.records import FileRecord
@@ -72,9 +73,9 @@ class Store:
     def staging(self, key: str, *, keep: bool = False) -> Iterator[Path]:
         """A directory to prepare files in, ours until the block ends.
 
-        It is removed at the end. With `keep`, an interruption leaves it, as a killed process does,
-        for the next call with the same key to resume from. A `ZooError` does not: what was refused
-        once will be refused again, and a full disk wants its room back.
+        It is removed at the end. With `keep`, Ctrl-C leaves it, as a killed process does, for the
+        next call with the same key to resume from. An error does not: what failed once will fail
+        again, and a full disk wants its room back.
 
         Raises:
             StoreError: another process (or thread) works under this key: `pid` says which. We do
@@ -89,7 +90,7 @@ class Store:
             with friendly(self.root):
                 yield path
         except BaseException as error:
-            if not keep or isinstance(error, ZooError):
+            if not keep or isinstance(error, Exception):
                 self._discard(path)
             raise
         else:
@@ -146,12 +147,7 @@ class Store:
             if target.exists() and target.stat().st_size == staged.stat().st_size:
                 staged.unlink()
             else:
-                _sync(staged)
-                # The bytes of a hard link or symlink are also the user's, and so is their mode.
-                if not staged.is_symlink() and staged.stat().st_nlink == 1:
-                    staged.chmod(0o444)
-                target.parent.mkdir(exist_ok=True)
-                staged.rename(target)
+                _move(staged, target)
             # Also for an object found in place: who put it there may not have come this far yet.
             _sync(target.parent)
             _sync(target.parent.parent)
@@ -394,6 +390,32 @@ def _age(path: Path) -> float:
             except FileNotFoundError:
                 continue
     return time.time() - newest
+
+
+def _move(staged: Path, target: Path) -> None:
+    """Give a file its final name, durably, and then take away the right to write to it.
+
+    In this order, so that a staged file is writable whenever we die, and can be made again.
+    """
+    own = _own(staged)
+    fd = os.open(staged, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+        target.parent.mkdir(exist_ok=True)
+        staged.rename(target)
+        if own:
+            os.fchmod(fd, 0o444)
+    finally:
+        os.close(fd)
+
+
+def _own(path: Path) -> bool:
+    """Whether nobody else has this file: its bytes and its mode are ours alone."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
 
 
 def _sync(path: Path) -> None:

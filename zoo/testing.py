@@ -80,7 +80,7 @@ class Subject:
     ) -> State:
         from zoo.in_memory import merge
 
-        return merge(
+        merged: State = merge(
             self.method,
             experts=experts,
             base=base,
@@ -89,6 +89,7 @@ class Subject:
             threads=threads,
             chunk=chunk,
         )
+        return merged
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,7 @@ def _reopened(registry: Registry, run: RunDraft, resources: Resources) -> Iterat
             method=run.method,
         )
     with ExitStack() as stack:
-        opener = Opener(registry, stack, keep=False, threads=resources.threads)
+        opener = Opener(registry, stack, resources.threads)
         by_digest = {i.digest: registry.catalog.by_id(i.version) for i in run.inputs}
         lock = dict(run.recipe)
         experts = tuple(opener.version(by_digest[d]) for d in lock["experts"])

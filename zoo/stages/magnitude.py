@@ -113,6 +113,7 @@ class Magnitudes(Statistic):
     ) -> None:
         self.scope = scope
         self._density = density
+        self.memory = len(density) * ((8 << _BIN_BITS) + 4 * (2 * _FLUSH + _SAMPLE))
         self._inclusive = inclusive
         self._least = least
         self._phase: Literal["sample", "select", "equal"] = "sample"
