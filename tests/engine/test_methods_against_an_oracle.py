@@ -21,7 +21,7 @@ SHAPES = [(), (0,), (0, 3), (1,), (5,), (3, 4), (2, 3, 2), (17,), (40,)]
 RELATIVE = {torch.float64: 2.0**-50, torch.float32: 2.0**-22, torch.bfloat16: 2.0**-8}
 RELATIVE[torch.float16] = 2.0**-10
 
-settings.register_profile("engine", deadline=None, max_examples=120)
+settings.register_profile("engine", deadline=None, max_examples=80)
 QUICK = settings(settings.get_profile("engine"))
 
 
@@ -147,7 +147,7 @@ def test_task_arithmetic_adds_scaled_deltas(data: st.DataObject) -> None:
     )
 
 
-@settings(QUICK, max_examples=500)
+@settings(QUICK, max_examples=300)
 @given(st.data())
 def test_ties_trims_elects_and_fuses_exactly(data: st.DataObject) -> None:
     experts, base = data.draw(models(st.integers(1, 3), coarse=True))

@@ -1,4 +1,5 @@
-"""SIGKILL at random times: nothing half-published, nothing lost, and the rerun succeeds."""
+"""SIGKILL at random times, and at every change of the disk: nothing half-published, nothing lost,
+and the rerun succeeds."""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 from warm_process import Warm
 
-KILLS = 20
-"""Of each kind of work."""
+KILLS = {"register": 18, "merge": 18, "merge to a directory": 10, "gc": 16}
+CHECK_EVERY = 3
+"""Rounds; what one kill breaks, the next does not mend."""
 
 OPEN = "with open_zoo(path) as registry:\n    "
 RECIPE = "method='ties', base='base', experts=['a', 'b'], parameters={'density': 0.3}"
@@ -23,13 +25,17 @@ WORK = {
     "gc": OPEN + "result = registry.gc(partial_age_days=0).as_dict()",
 }
 LITTER = """
+    import os
+    from zoo.digest import flat_key
+
     with open_zoo(path) as registry:
-        for scale in (0.1, 0.2):
-            made = registry.merge(
-                name="gone", method="task_arithmetic", base="base", experts=["a", "b"],
-                parameters={"lambda": scale},
-            )
-            registry.remove(made.ref)
+        made = registry.merge(name="gone", method="linear", experts=["a", "b"])
+        registry.remove(made.ref)
+        with registry.store.staging("litter") as staging, registry.store.publishing():
+            for i in range(5):
+                data = os.urandom(1000)
+                (staging / str(i)).write_bytes(data)
+                registry.store.place(staging / str(i), flat_key(data))
 """
 CHECK = """
     from pathlib import Path
@@ -70,9 +76,9 @@ def test_a_killed_process_leaves_a_sound_zoo(
     before = warm.run(CHECK, path=stocked).value
 
     kills = rounds = acknowledged = 0
-    while kills < KILLS:
+    while kills < KILLS[what]:
         rounds += 1
-        assert rounds < 5 * KILLS, "too few kills hit: the times are wrong"
+        assert rounds < 5 * KILLS[what], "too few kills hit: the times are wrong"
         if what == "gc":
             warm.run(LITTER, **given)
         _remove(out)
@@ -80,6 +86,8 @@ def test_a_killed_process_leaves_a_sound_zoo(
         kills += ending.killed
         acknowledged += not ending.killed
         assert not out.exists() or _files(out) == reference
+        if rounds % CHECK_EVERY:
+            continue
         after = warm.run(CHECK, path=stocked).value
         if name:
             made = after[name] - before.get(name, 0)
@@ -98,6 +106,46 @@ def test_a_killed_process_leaves_a_sound_zoo(
     )
     assert [] == left.value
     assert [] == [p.name for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+STEP = """
+    import os
+    import signal
+
+    left = [step]
+
+    def counted(original):
+        def call(*args, **kwargs):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **kwargs)
+        return call
+
+    for name in ("pwrite", "write", "fsync", "rename", "unlink", "mkdir", "posix_fallocate"):
+        setattr(os, name, counted(getattr(os, name)))
+    exec(work)
+"""
+
+
+def test_a_merge_killed_at_any_change_of_the_disk_leaves_a_sound_zoo(
+    stocked: str, warm: Warm
+) -> None:
+    step = kills = 0
+    while True:
+        step += 1
+        assert step < 300, "it never ended"
+        # Nothing finished is left from the run before, so that each run has all the steps.
+        warm.run(OPEN + "registry.gc(partial_age_days=0)", path=stocked)
+        killed = warm.run(STEP, step=step, work=WORK["merge"], path=stocked).killed
+        kills += killed
+        if step % 8 == 0 or not killed:
+            warm.run(CHECK, path=stocked)
+        if not killed:
+            break
+
+    assert kills > 60
+    assert not warm.run(WORK["merge"], path=stocked).killed
 
 
 def _files(directory: Path) -> dict[str, bytes]:
