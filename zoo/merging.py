@@ -261,7 +261,7 @@ def _make(
     a merge that dies while it is published need not be done again.
     """
     tensors = [t.info for t in ready.plan.tasks]
-    writer = ShardWriter(staging, tensors, ready.digest, store)
+    writer = ShardWriter(staging, tensors, ready.digest, store, ready.lock["shard_bytes"])
     try:
         writer.open(resources.threads, progress)
         left = [t.name for t in tensors if t.name not in writer.digests]

@@ -7,7 +7,7 @@ Our form (unknown keys are refused):
     experts:                     # references, or paths
       - math
       - {model: code@best, weight: 0.5}
-    select: {where: "task = 'x'", order_by: name, limit: 4}     # in place of experts
+    select: {where: "kind = 'expert'", order_by: name, limit: 4}     # in place of experts
     parameters: {density: 0.2, lambda: 1.0}
     seed: 0
     dtype: bfloat16
@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.contract import CHUNK
 from zoo.errors import InvalidRecipe, did_you_mean
+from zoo.safetensors_header import SHARD_BYTES
 from zoo.schedule import Value, is_rules, problem_with, value_at
 
 if TYPE_CHECKING:
@@ -248,6 +249,7 @@ def lock(
         "data": asdict(recipe.data) if recipe.data else None,
         "max_norm_drift": recipe.max_norm_drift,
         "chunk": CHUNK,
+        "shard_bytes": SHARD_BYTES,
     }
     parameters_at(method, given, "", 0.0)
     return resolved

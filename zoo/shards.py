@@ -22,7 +22,7 @@ from zoo.hashing import HashPool, write_at
 from zoo.progress import Progress
 from zoo.records import FileRecord
 from zoo.safetensors_checkpoint import INDEX, open_files
-from zoo.safetensors_header import Layout, index, layout, shards
+from zoo.safetensors_header import SHARD_BYTES, Layout, index, layout, shards
 
 if TYPE_CHECKING:
     from zoo.store import Store
@@ -40,6 +40,7 @@ class ShardWriter:
         tensors: all tensors of the output.
         key: what is being made; anything else found in the directory is thrown away.
         store: where finished files may lie already, if publishing them was interrupted.
+        limit: bytes of tensors per file.
     """
 
     def __init__(
@@ -48,12 +49,13 @@ class ShardWriter:
         tensors: Sequence[TensorInfo],
         key: str,
         store: Store | None = None,
+        limit: int = SHARD_BYTES,
     ) -> None:
         self.directory = directory
         self.digests: dict[str, str] = {}
         """Of the tensors that are finished."""
         self._store = store
-        self._groups = shards(list(tensors))
+        self._groups = shards(list(tensors), limit)
         self.layouts: dict[str, Layout] = {f: layout(group) for f, group in self._groups.items()}
         self._places = {
             t.name: (file, t.offset) for file, laid in self.layouts.items() for t in laid.tensors

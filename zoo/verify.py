@@ -115,7 +115,10 @@ def _files_that_differ(
     registry: Registry, version: Version, ready: Prepared, digests: Mapping[str, str]
 ) -> list[str]:
     """Weights files whose bytes the replay would not write: another header or another order."""
-    laid = {f: layout(g) for f, g in shards([t.info for t in ready.plan.tasks]).items()}
+    laid = {
+        f: layout(g)
+        for f, g in shards([t.info for t in ready.plan.tasks], ready.lock["shard_bytes"]).items()
+    }
     keys = weight_keys(laid, digests)
     stored = {
         f.path: f.object
