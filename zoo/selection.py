@@ -1,6 +1,9 @@
 """The selection language: a SQL boolean expression over the catalog, and nothing else.
 
-    base = 'qwen' and task in ('math', 'code') and accuracy > 0.5 and tag.owner is not null
+    kind = 'expert' and base = 'qwen' and accuracy > 0.5 and tag.owner is not null
+
+Say `kind = 'expert'` to merge: a merge is a version too, with the base of its experts, so the same
+selection would find it the next time.
 
 sqlglot parses the text into a tree. We walk the tree, accept the few nodes named here, and build
 SQLAlchemy expressions with bound values. No text of the user ever becomes SQL text.

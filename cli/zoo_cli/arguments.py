@@ -103,7 +103,8 @@ def selection_options(command: F) -> F:
     return click.option(
         "--where",
         metavar="EXPRESSION",
-        help="SQL expression over columns, tags and metrics: \"task = 'math' and accuracy > 0.5\".",
+        help="SQL expression over columns, tags and metrics: "
+        "\"kind = 'expert' and accuracy > 0.5\".",
     )(command)
 
 

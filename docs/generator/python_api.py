@@ -14,7 +14,7 @@ EXAMPLE = """
 import zoo
 
 with zoo.open("registry.db") as registry:
-    best = registry.select(where="task = 'math' and accuracy > 0.5")
+    best = registry.select(where="kind = 'expert' and task = 'math' and accuracy > 0.5")
     merged = registry.merge(method="ties", experts=[v.ref for v in best], name="math-ties")
 """
 

@@ -75,6 +75,12 @@ def test_transcripts_repeat(page: Page, tmp_path: Path) -> None:
             )
 
 
+@pytest.mark.parametrize("page", all_pages(), ids=str)
+def test_every_merge_shown_selects_experts_and_never_its_own_result(page: Page) -> None:
+    for found in re.finditer(r'zoo merge [^\n]*--where "([^"\n]*)"', page.text):
+        assert "kind = 'expert'" in found[1], found[0]
+
+
 def test_the_tutorial_shows_what_the_demo_says(tmp_path: Path) -> None:
     page = Page(DOCS / "tutorial/index.md")
     code, shown = typed("zoo demo", tmp_path)

@@ -20,7 +20,7 @@ def command(
     """List versions, all of them or those a query selects.
 
     \b
-        zoo ls --where "base = 'qwen' and task in ('math', 'code')"
+        zoo ls --where "kind = 'expert' and base = 'qwen' and task in ('math', 'code')"
         zoo ls --where "latest and tag.seed = '1'" --order-by "accuracy desc" --limit 5
     """
     with session.open() as registry:

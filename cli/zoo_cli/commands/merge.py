@@ -90,7 +90,7 @@ def command(
     records all that made it; an interrupted merge resumes where it was when run again.
 
     \b
-        zoo merge --method ties --where "base = 'qwen' and accuracy > 0.5" \\
+        zoo merge --method ties --where "kind = 'expert' and base = 'qwen' and accuracy > 0.5" \\
             --set density=0.2 --as qwen-mathcode
         zoo merge recipe.yaml --as soup --dry-run
     """
