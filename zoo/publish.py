@@ -27,7 +27,7 @@ def publish(
     The order is what keeps a crash harmless. Until the commit nobody sees anything, and what was
     placed is garbage that `zoo gc` takes. The lock keeps it from being taken too early.
 
-        lock shared -> place objects, durably -> COMMIT -> unlock -> view, hooks
+        lock shared -> place objects, make them durable -> COMMIT -> unlock -> view, hooks
 
     Args:
         staged: the files to place. Files of the draft that are not here must be in the store
@@ -39,7 +39,7 @@ def publish(
         for record, path in staged.items():
             registry.store.place(path, record.object)
         for record in draft.files:
-            if not registry.store.has(record.object):
+            if not registry.store.settle(record.object):
                 raise StoreError(
                     f"`{record.path}` of `{draft.name}` is not in the store:",
                     f"object `{record.object}` is missing.",

@@ -17,7 +17,6 @@ import errno
 import os
 import re
 import shutil
-import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -138,7 +137,7 @@ class Store:
             yield
 
     def place(self, staged: Path, key: str) -> None:
-        """Move a finished file to its place, durably; only inside `publishing()`.
+        """Move a finished file to its place; only inside `publishing()`, and `settle` it then.
 
         When the object is there already, the staged file is dropped.
         """
@@ -147,10 +146,24 @@ class Store:
             if target.exists() and target.stat().st_size == staged.stat().st_size:
                 staged.unlink()
             else:
-                _move(staged, target)
-            # Also for an object found in place: who put it there may not have come this far yet.
-            _sync(target.parent)
-            _sync(target.parent.parent)
+                _sync(staged)
+                target.parent.mkdir(exist_ok=True)
+                staged.rename(target)
+
+    def settle(self, key: str) -> bool:
+        """Make an object durable under its name, and read-only; False when it is not there.
+
+        Also for an object found in place: who put it there may not have come this far. Its mode
+        changes after its name does, so that what is staged can be made again whenever we die.
+        """
+        path = self.path(key)
+        if not path.exists():
+            return False
+        with friendly(self.root):
+            _protect(path)
+            _sync(path.parent)
+            _sync(path.parent.parent)
+        return True
 
     # Objects
 
@@ -392,30 +405,21 @@ def _age(path: Path) -> float:
     return time.time() - newest
 
 
-def _move(staged: Path, target: Path) -> None:
-    """Give a file its final name, durably, and then take away the right to write to it.
-
-    In this order, so that a staged file is writable whenever we die, and can be made again.
-    """
-    own = _own(staged)
-    fd = os.open(staged, os.O_RDONLY | os.O_CLOEXEC)
+def _protect(path: Path) -> None:
+    """Take away the right to write to a file, unless it is also the user's: a link of any kind."""
     try:
-        os.fsync(fd)
-        target.parent.mkdir(exist_ok=True)
-        staged.rename(target)
-        if own:
-            os.fchmod(fd, 0o444)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return
+        raise
+    try:
+        found = os.fstat(fd)
+        if found.st_nlink == 1 and found.st_mode & 0o222:
+            with suppress(PermissionError):  # another user of the store made it
+                os.fchmod(fd, 0o444)
     finally:
         os.close(fd)
-
-
-def _own(path: Path) -> bool:
-    """Whether nobody else has this file: its bytes and its mode are ours alone."""
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return False
-    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
 
 
 def _sync(path: Path) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import textwrap
 
 import pytest
 import torch
+
+import zoo
 
 # Forks from a process without threads or open databases, so that a round costs milliseconds.
 SCRIPT = """
@@ -56,16 +60,20 @@ SCRIPT = """
             left[0] -= 1
             if left[0] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
-        def wrap(module, name):
+        def wrap(module, name, when=lambda *args: True):
             original = getattr(module, name)
             def counted(*args, **kwargs):
+                if not when(*args):
+                    return original(*args, **kwargs)
                 step()
                 result = original(*args, **kwargs)
                 step()
                 return result
             setattr(module, name, counted)
-        for name in ("pwrite", "fsync", "ftruncate", "rename", "unlink", "mkdir", "rmdir"):
+        for name in ("pwrite", "fsync", "ftruncate", "fchmod", "rename", "unlink", "mkdir",
+                     "rmdir", "symlink"):
             wrap(os, name)
+        wrap(os, "open", lambda path, flags, *mode: flags & os.O_CREAT)
         for name in ("add", "remove"):
             wrap(catalog.Catalog, name)
         do(arm)
@@ -129,3 +137,47 @@ def test_a_kill_leaves_a_sound_zoo_and_loses_nothing_acknowledged(zoo_path, save
 
     assert 0 == done.returncode, done.stderr
     assert int(done.stdout) >= 10, "too few kills hit"
+
+
+MERGE = """
+    import os, signal, sys
+    import zoo
+
+    registry_path, kill = sys.argv[1:]
+    rename = os.rename
+
+    def dying(source, target):
+        rename(source, target)
+        if kill and "/objects/flat/" in str(target):
+            os.kill(os.getpid(), signal.SIGKILL)  # the recipe file is placed, config.json is not
+
+    os.rename = dying
+    with zoo.open(registry_path) as registry:
+        registry.merge(method="linear", experts=["a", "b"], name="m", threads=1)
+"""
+
+
+def test_a_user_who_is_not_root_resumes_a_merge_killed_while_publishing(zoo_path, save):
+    unprivileged = []
+    if os.geteuid() == 0:  # to whom a mode is no obstacle, unless told so
+        drop = "-dac_override,-dac_read_search"
+        unprivileged = ["setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}"]
+        if shutil.which("setpriv") is None:
+            pytest.skip("this root cannot give up its privileges: no setpriv")
+    zoo_path.parent.mkdir()
+    with zoo.open(zoo_path) as registry:
+        for name, value in (("a", 1.0), ("b", 2.0)):
+            state = {"w": torch.full((3,), value)}
+            registry.register(save(state, torch_dtype="float32"), name=name)
+
+    def merge(kill: str) -> subprocess.CompletedProcess[str]:
+        script = [sys.executable, "-c", textwrap.dedent(MERGE), str(zoo_path), kill]
+        return subprocess.run([*unprivileged, *script], capture_output=True, text=True, check=False)
+
+    assert -9 == merge("kill").returncode
+    resumed = merge("")
+
+    assert 0 == resumed.returncode, resumed.stderr
+    with zoo.open(zoo_path) as registry:
+        assert {0o444} == {p.stat().st_mode & 0o777 for _, p, _ in registry.store.objects()}
+        assert registry.fsck().ok

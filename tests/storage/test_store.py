@@ -32,6 +32,7 @@ def put(store: Store, data: bytes) -> str:
     with store.staging("put") as staging, store.publishing():
         (staging / "file").write_bytes(data)
         store.place(staging / "file", key)
+        assert store.settle(key)
     return key
 
 
@@ -83,10 +84,10 @@ def test_staging_is_removed_after_an_error(store):
     assert [] == list((store.root / "staging").iterdir())
 
 
-def test_staging_that_is_kept_resumes_where_an_error_left_it(store):
-    with pytest.raises(RuntimeError), store.staging("work", keep=True) as staging:
+def test_staging_that_is_kept_resumes_where_ctrl_c_left_it(store):
+    with pytest.raises(KeyboardInterrupt), store.staging("work", keep=True) as staging:
         (staging / "part").write_text("x")
-        raise RuntimeError
+        raise KeyboardInterrupt
 
     with store.staging("work", keep=True) as staging:
         assert "x" == (staging / "part").read_text()
