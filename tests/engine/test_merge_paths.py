@@ -109,9 +109,9 @@ def test_what_another_recipe_left_does_not_reach_the_output(tmp_path: Path) -> N
     with Registry("none.db", create=False) as registry:
         registry.merge(method="linear", experts=two(tmp_path), out=tmp_path / "out")
 
-    assert {"model.safetensors", "config.json", "zoo_recipe.json"} == set(
+    assert {"model.safetensors", "config.json", "zoo_recipe.json"} == {
         p.name for p in (tmp_path / "out").iterdir()
-    )
+    }
 
 
 def test_a_merge_killed_while_it_is_published_is_not_made_again(

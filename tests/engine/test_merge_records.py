@@ -71,6 +71,7 @@ def test_the_run_says_what_was_done(registry: Registry, version: zoo.Version) ->
         "data": None,
         "max_norm_drift": 100.0,
         "chunk": CHUNK,
+        "shard_bytes": 5_000_000_000,
     } == dict(run.recipe)
     assert json_digest(run.recipe) == run.recipe_digest
     assert ("merge", "ties", "1.0.0", 11) == (run.kind, run.method, run.method_version, run.seed)
