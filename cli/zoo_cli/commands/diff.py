@@ -23,7 +23,7 @@ SHOWN = 20
 def command(session: Session, a: str, b: str, as_json: bool) -> None:
     """Compare two versions, tensor by tensor.
 
-    Shared tensors have equal digests, so nothing is read for them.
+    Tensors with equal digests are shared: they are not compared, but count in the total.
     """
     with session.open() as registry:
         diff = registry.diff(a, b).as_dict()
