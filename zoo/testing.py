@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from zoo.contract import CHUNK, Method
@@ -59,6 +59,8 @@ class Subject:
     """Values to test with, by public name; required ones not given here are made up."""
     identity_exempt: str = ""
     """Why equal inputs need not give themselves back; empty when they must."""
+    with_base: bool = True
+    """Whether the models have a base, where the method may get one."""
 
     def all_parameters(self) -> dict[str, Any]:
         return {**required_parameters(self.method), **self.parameters}
@@ -165,7 +167,7 @@ def models(
         experts.append({name: base[name] + step[name] for name in SHAPES})
     kept = torch_dtype(dtype)
     experts = [{name: t.to(kept) for name, t in e.items()} for e in experts]
-    if subject.method.base == "refused":
+    if subject.method.base == "refused" or not subject.with_base:
         return experts, None
     return experts, {name: t.to(kept) for name, t in base.items()}
 
@@ -355,10 +357,29 @@ def check_method(
     return [_outcome(name, check, subject) for name, check in CHECKS.items()]
 
 
+def _run(check: Callable[[Subject], None], subject: Subject) -> None:
+    """Run a check; once more without a base where the function gets one only if there is one.
+
+    Raises:
+        NotApplicable, ConformanceError, or whatever the method raises.
+    """
+    method = subject.method
+    if method.needs == "data":
+        raise NotApplicable('the method needs "data"; the kit has none for it')
+    check(subject)
+    if method.base == "optional" and method.takes_base:
+        try:
+            check(replace(subject, with_base=False))
+        except Exception as e:  # the plugin's code runs here, and may raise anything
+            what = str(e) if isinstance(e, ConformanceError) else f"{type(e).__name__}: {e}"
+            raise ConformanceError(
+                f"Without a base, which the method does not require: {what}"
+            ) from e
+
+
 def _outcome(name: str, check: Callable[[Subject], None], subject: Subject) -> Outcome:
     try:
-        _drivable(subject.method)
-        check(subject)
+        _run(check, subject)
     except NotApplicable as e:
         return Outcome(name, "skipped", str(e))
     except ConformanceError as e:
@@ -366,11 +387,6 @@ def _outcome(name: str, check: Callable[[Subject], None], subject: Subject) -> O
     except Exception as e:  # the plugin's code runs here, and may raise anything
         return Outcome(name, "failed", f"{type(e).__name__}: {e}")
     return Outcome(name, "passed")
-
-
-def _drivable(method: Method) -> None:
-    if method.needs == "data":
-        raise NotApplicable('the method needs "data"; the kit has none for it')
 
 
 class MethodConformance:
@@ -386,8 +402,7 @@ class MethodConformance:
         import pytest
 
         try:
-            _drivable(self.method)
-            check(Subject(self.method, self.parameters, self.identity_exempt))
+            _run(check, Subject(self.method, self.parameters, self.identity_exempt))
         except NotApplicable as e:
             pytest.skip(str(e))
 

@@ -148,6 +148,39 @@ def test_a_missing_docstring_a_bad_version_and_a_mute_parameter_are_caught():
     assert "`scale`" in failed(wordless)["declaration"]
 
 
+def test_a_method_that_cannot_do_without_its_optional_base_is_caught():
+    @zoo.method("pulled", version="1.0.0")
+    def pulled(experts, base: torch.Tensor | None):
+        """The mean, drawn to the base."""
+        return (mean(experts) + base) / 2
+
+    found = failed(pulled, identity_exempt="")
+
+    assert set(CHECKS) - {"declaration", "unknown parameter"} == set(found)
+    assert (
+        "Without a base, which the method does not require: TypeError"
+        in found["dtype of the output"]
+    )
+
+
+def test_a_wrong_result_without_the_optional_base_is_caught():
+    @zoo.method("halved", version="1.0.0")
+    def halved(experts, base: torch.Tensor | None):
+        """The mean; half of it without a base."""
+        return mean(experts) if base is not None else mean(experts) / 2
+
+    assert ["identity on equal inputs"] == list(failed(halved))
+
+
+def test_a_method_that_makes_do_without_its_optional_base_passes():
+    @zoo.method("either", version="1.0.0")
+    def either(experts, base: torch.Tensor | None):
+        """The mean, drawn to the base where there is one."""
+        return mean(experts) if base is None else (mean(experts) + base) / 2
+
+    assert {} == failed(either)
+
+
 def test_values_are_made_up_for_required_parameters():
     @zoo.method("needy", version="1.0.0")
     def needy(
