@@ -14,9 +14,11 @@ whole. Only a database transaction makes a version; an object no version names i
 from __future__ import annotations
 
 import errno
+import filecmp
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +27,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from zoo.errors import StoreError
+from zoo.links import link
 from zoo.locks import Turnstile, try_lock
 from zoo.names import check_entry_name, check_relative_path
 from zoo.records import FileRecord
@@ -139,16 +142,21 @@ class Store:
     def place(self, staged: Path, key: str) -> None:
         """Move a finished file to its place; only inside `publishing()`, and `settle` it then.
 
-        When the object is there already, the staged file is dropped.
+        It replaces an object that is there already: what was staged was hashed just now, and what
+        is there may be damaged since it was. Who has the old one open keeps reading it. But a link
+        never replaces an own copy, which somebody asked for: it lends its bytes if they differ.
         """
         target = self.path(key)
         with friendly(self.root):
-            if target.exists() and target.stat().st_size == staged.stat().st_size:
-                staged.unlink()
-            else:
-                _sync(staged)
-                target.parent.mkdir(exist_ok=True)
-                staged.rename(target)
+            if _same_file(staged, target):
+                return
+            if _own(target) and not _own(staged):
+                if filecmp.cmp(staged, target, shallow=False):
+                    return
+                staged = _own_copy(staged)
+            _sync(staged)
+            target.parent.mkdir(exist_ok=True)
+            staged.rename(target)
 
     def settle(self, key: str) -> bool:
         """Make an object durable under its name, and read-only; False when it is not there.
@@ -403,6 +411,31 @@ def _age(path: Path) -> float:
             except FileNotFoundError:
                 continue
     return time.time() - newest
+
+
+def _own(path: Path) -> bool:
+    """Whether there is a file, and no other name leads to its bytes."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+
+
+def _own_copy(staged: Path) -> Path:
+    """A file beside a staged link, with its bytes."""
+    copy = staged.with_name(f".{staged.name}.copy")
+    if not link(staged, copy, "clone"):
+        shutil.copyfile(staged, copy)
+    return copy
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    """Whether both lead to one file, as when a stored file itself was registered by link."""
+    try:
+        return a.samefile(b)
+    except FileNotFoundError:
+        return False
 
 
 def _protect(path: Path) -> None:

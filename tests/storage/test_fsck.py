@@ -27,6 +27,19 @@ def weights(registry) -> tuple[str, Path]:
     return next((key, path) for key, path, _ in registry.store.objects() if key.startswith("tree"))
 
 
+@pytest.mark.parametrize("mode", ["clone", "copy", "hardlink", "symlink"])
+def test_registering_the_same_source_mends_a_flipped_bit(registry, save, mode):
+    source = save(STATE)
+    registry.register(source, name="m")
+    flip(weights(registry)[1], -9)
+    assert not registry.fsck().ok
+
+    registry.register(source, name="m", link_mode=mode)
+
+    assert registry.fsck().ok
+    assert not weights(registry)[1].is_symlink(), "an own copy stays one"
+
+
 def merged_from(registry, parent: str, name: str) -> None:
     """A version with a run on record, without the cost of merging."""
     version = registry.get(parent)
@@ -195,8 +208,8 @@ def test_gc_frees_what_was_removed_and_nothing_else(registry, save):
 
 
 def test_gc_keeps_unfinished_merges_until_they_are_old(registry):
-    with pytest.raises(RuntimeError), registry.store.staging("merge-x", keep=True):
-        raise RuntimeError
+    with pytest.raises(KeyboardInterrupt), registry.store.staging("merge-x", keep=True):
+        raise KeyboardInterrupt
 
     assert 0 == registry.gc().removed_staging
     assert 1 == registry.gc(partial_age_days=0).removed_staging

@@ -175,6 +175,46 @@ def test_editing_the_source_later_does_not_touch_an_own_copy(registry, save, mod
     assert registry.fsck().ok
 
 
+@pytest.mark.parametrize("mode", ["clone", "copy"])
+@pytest.mark.parametrize("before", ["hardlink", "symlink"])
+def test_an_own_copy_takes_the_place_of_a_link(registry, save, before, mode):
+    source = save(STATE)
+    registry.register(source, name="m", link_mode=before)
+    registry.register(source, name="m", link_mode=mode)
+
+    original = source / "model.safetensors"
+    with original.open("r+b") as file:
+        file.write(b"\xff" * 8)
+
+    assert registry.fsck().ok
+    assert original.stat().st_mode & 0o200, "the user's file stays writable"
+
+
+@pytest.mark.parametrize("mode", ["hardlink", "symlink"])
+def test_a_link_never_takes_the_place_of_an_own_copy(registry, save, mode):
+    source = save(STATE)
+    registry.register(source, name="m", link_mode="copy")
+    registry.register(source, name="m", link_mode=mode)
+
+    (source / "model.safetensors").unlink()
+
+    assert registry.fsck().ok
+    assert not (registry.path("m") / "model.safetensors").resolve().is_relative_to(source)
+
+
+@pytest.mark.parametrize("mode", ["clone", "copy", "hardlink", "symlink"])
+@pytest.mark.parametrize("before", ["copy", "hardlink", "symlink"])
+def test_a_version_registered_from_the_store_itself_leads_to_its_bytes(
+    registry, save, before, mode
+):
+    registry.register(save(STATE), name="m", link_mode=before)
+
+    registry.register(registry.path("m"), name="again", link_mode=mode)
+
+    assert registry.fsck().ok
+    assert STATE["w"].equal(load_file(registry.path("again") / "model.safetensors")["w"])
+
+
 def test_linking_leaves_the_mode_of_the_users_file_alone(registry, save):
     source = save(STATE)
     before = stat.S_IMODE((source / "model.safetensors").stat().st_mode)

@@ -45,20 +45,24 @@ def test_a_placed_file_is_found_by_its_key_and_read_only(store):
     assert [(key, store.path(key), 5)] == list(store.objects())
 
 
-def test_placing_the_same_bytes_twice_keeps_the_first(store):
-    inode = store.path(put(store, b"hello")).stat().st_ino
-
-    assert inode == store.path(put(store, b"hello")).stat().st_ino
-
-
-def test_an_object_of_the_wrong_size_is_replaced(store):
+@pytest.mark.parametrize("damage", [b"he", b"hellO", b"hello and more"])
+def test_placing_again_mends_a_damaged_object(store, damage):
     key = put(store, b"hello")
     store.path(key).chmod(0o644)
-    os.truncate(store.path(key), 2)
+    store.path(key).write_bytes(damage)
 
     put(store, b"hello")
 
     assert b"hello" == store.path(key).read_bytes()
+    assert 0o444 == stat.S_IMODE(store.path(key).stat().st_mode)
+
+
+def test_a_reader_keeps_what_it_opened_when_the_object_is_placed_again(store):
+    key = put(store, b"hello")
+    with store.path(key).open("rb", buffering=0) as reader:
+        assert b"he" == reader.read(2)
+        put(store, b"hello")
+        assert b"llo" == reader.read(3)
 
 
 @pytest.mark.parametrize("key", ["flat:../../etc", "flat:" + "A" * 64, "sha256:" + "a" * 64, ""])

@@ -46,6 +46,7 @@ def command(ctx: click.Context, session: Session, threads: int | None, as_json: 
                     for d in report.damaged
                 ],
             )
+            say("To mend an object, register its source or run its merge again.")
         if report.ok:
             say(
                 click.style("ok  ", fg="green", bold=True)
