@@ -304,9 +304,8 @@ class _Run:
         if "random" in self.method.injected:
             digests = [m.digest for m in self.experts]
             seed = int(self.plan.lock["seed"])
-            extra["random"] = Random(
-                seed, task.known_as, digests, chunk.start, chunk.stop - chunk.start
-            )
+            size = chunk.stop - chunk.start
+            extra["random"] = Random(seed, task.known_as, digests, chunk.start, size, self.device)
         arguments = (models, base) if self.method.takes_base else (models,)
         result: torch.Tensor = self.method.function(*arguments, **options, **extra)
         expected = models.shape[1:]

@@ -261,7 +261,9 @@ def _make(
     a merge that dies while it is published need not be done again.
     """
     tensors = [t.info for t in ready.plan.tasks]
-    writer = ShardWriter(staging, tensors, ready.digest, store, ready.lock["shard_bytes"])
+    # Other code may make other bytes of the same recipe: what it left is not taken up.
+    key = ready.digest + ready.plan.method.code_hash
+    writer = ShardWriter(staging, tensors, key, store, ready.lock["shard_bytes"])
     try:
         writer.open(resources.threads, progress)
         left = [t.name for t in tensors if t.name not in writer.digests]

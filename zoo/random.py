@@ -27,16 +27,24 @@ class Random:
         digests: weights digest of each expert: reordered experts take their numbers along.
         start: first element of the chunk, in C order.
         count: elements in the chunk.
+        device: where the numbers are wanted; they are the same ones everywhere.
     """
 
     def __init__(
-        self, seed: int, tensor: str, digests: Sequence[str], start: int, count: int
+        self,
+        seed: int,
+        tensor: str,
+        digests: Sequence[str],
+        start: int,
+        count: int,
+        device: str = "cpu",
     ) -> None:
         self._seed = seed
         self._tensor = tensor
         self._digests = digests
         self._start = start
         self._count = count
+        self._device = device
 
     def uniform(self, expert: int) -> torch.Tensor:
         """Uniform float32 in [0, 1) with 24 bits, shape (n,): keep when it is below p."""
@@ -47,4 +55,5 @@ class Random:
         key = np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], dtype="<u8")
         block, skip = divmod(self._start, _WORDS_PER_BLOCK)
         words = np.random.Philox(key=key, counter=block).random_raw(self._count + skip)[skip:]
-        return torch.from_numpy(((words >> 40).astype(np.float32)) * np.float32(2**-24))
+        drawn = (words >> 40).astype(np.float32) * np.float32(2**-24)
+        return torch.from_numpy(drawn).to(self._device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,6 @@ def test_the_order_and_number_of_input_files_change_nothing(
 
 def sharded(directory: Path, state: State) -> Path:
     """The same model in three files, tensors in an order of their own."""
-    import json
-
     from safetensors.torch import save_file
 
     write(directory, {})
@@ -112,6 +111,34 @@ def sharded(directory: Path, state: State) -> Path:
     index = {"metadata": {}, "weight_map": places}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     return directory
+
+
+@pytest.mark.parametrize("case", ["linear", "ties"])
+def test_a_large_result_is_cut_into_files_with_an_index(
+    case: str,
+    registry: Registry,
+    members: list[State],
+    load: Callable[..., State],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = registry.merge(**asked(case, ["a", "b", "c"]), name="one")
+    monkeypatch.setattr("zoo.recipe.SHARD_BYTES", 400)
+
+    many = registry.merge(**asked(case, ["a", "b", "c"]), name="many")
+
+    assert one and many and one.digest == many.digest
+    path = registry.export("many", tmp_path / "many")
+    shards = sorted(p.name for p in path.glob("*.safetensors"))
+    assert len(shards) >= 3 and f"-of-0000{len(shards)}.safetensors" in shards[0]
+    index = json.loads((path / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"]) == set(members[0])
+    assert set(index["weight_map"].values()) == set(shards)
+    assert same_bytes(load(registry.path("one")), load(path))
+    assert registry.verify("many").ok
+    monkeypatch.undo()
+    assert registry.verify("many", replay=True).ok
+    assert registry.register(path, name="again").digest == one.digest
 
 
 @pytest.mark.parametrize("case", RECIPES)

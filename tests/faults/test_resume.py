@@ -227,6 +227,16 @@ def test_another_recipe_does_not_use_what_this_one_left(
     assert 7 == len(journal(staging()))
 
 
+def test_other_code_does_not_use_what_this_one_left(merge: Merge, tmp_path: Path) -> None:
+    merge(die_at=8)
+    plugin = tmp_path / "plugins" / "notes.py"
+    plugin.write_text(PLUGIN.replace("(experts[0] + experts[1]) / 2", "experts[0] * 0.5"))
+
+    _, made = merge()
+
+    assert ALL == set(made)
+
+
 def test_a_merge_into_a_directory_resumes_too(merge: Merge, tmp_path: Path) -> None:
     out = tmp_path / "out"
     killed, first = merge(die_at=8, out=str(out))
