@@ -65,8 +65,10 @@ class Store:
         """The store at `root`, made if it is not there. Safe for many processes at once."""
         store = cls(root)
         with friendly(store.root):
-            for folder in (*(f"objects/{kind}" for kind in KINDS), "views", "staging"):
-                (store.root / folder).mkdir(parents=True, exist_ok=True)
+            for path in reversed([p for p in store.root.parents if not p.is_dir()]):
+                _make(path)
+            for folder in ("", "objects", *(f"objects/{k}" for k in KINDS), "views", "staging"):
+                _make(store.root / folder)
         return store
 
     # Staging
@@ -436,6 +438,12 @@ def _same_file(a: Path, b: Path) -> bool:
         return a.samefile(b)
     except FileNotFoundError:
         return False
+
+
+def _make(path: Path) -> None:
+    """Make a directory, or find it; its name is durable then, whoever made it."""
+    path.mkdir(exist_ok=True)
+    _sync(path.parent)
 
 
 def _protect(path: Path) -> None:

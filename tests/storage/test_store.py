@@ -36,6 +36,21 @@ def put(store: Store, data: bytes) -> str:
     return key
 
 
+def test_a_new_store_is_durable_down_to_its_last_directory(tmp_path, monkeypatch):
+    synced = set()
+    fsync = os.fsync
+
+    def noted(fd: int) -> None:
+        synced.add(Path(f"/proc/self/fd/{fd}").readlink())
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    Store.create(tmp_path / "new" / "registry.store")
+
+    made = [path for path in tmp_path.rglob("*") if path.is_dir()]
+    assert {path.parent for path in made} <= synced
+
+
 def test_a_placed_file_is_found_by_its_key_and_read_only(store):
     key = put(store, b"hello")
 
