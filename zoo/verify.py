@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from zoo.digest import flat_key_of_file, tree_key
-from zoo.errors import NotFound, VerificationFailed
+from zoo.errors import InvalidRecipe, NotFound, VerificationFailed
 from zoo.hashing import HashPool
 from zoo.inputs import Inputs, Opener, open_version
 from zoo.merging import Prepared, Resources, data_of
@@ -87,7 +87,10 @@ def replay(
     Raises:
         NotFound: the version was not merged, or a parent's bytes are gone.
         VerificationFailed: the method is not the one that made it.
+        InvalidRecipe: a sample of none.
     """
+    if sample is not None and sample < 1:
+        raise InvalidRecipe(f"A sample of {sample} tensors proves nothing.", sample=sample)
     run = registry.catalog.run_of(version.id)
     if run is None or run.kind != "merge":
         raise NotFound(

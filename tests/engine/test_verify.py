@@ -12,7 +12,7 @@ from small_models import State
 
 import zoo
 from zoo import Registry
-from zoo.errors import InvalidCheckpoint, NotFound, VerificationFailed, ZooError
+from zoo.errors import InvalidCheckpoint, InvalidRecipe, NotFound, VerificationFailed, ZooError
 from zoo.plugins import load_plugins
 
 Register = Callable[..., zoo.Version]
@@ -165,6 +165,14 @@ def test_a_sample_derives_that_many_tensors_the_same_ones_each_time(
     seen = [registry.verify("m", sample=n).ok for n in range(1, 9)]
     assert seen == [registry.verify("m", sample=n).ok for n in range(1, 9)]
     assert not seen[-1] and seen == sorted(seen, reverse=True)
+
+
+@pytest.mark.parametrize("sample", [0, -1])
+def test_an_empty_sample_is_refused(sample: int, registry: Registry, members: list[State]) -> None:
+    registry.merge(method="linear", experts=["a", "b"], name="m")
+
+    with pytest.raises(InvalidRecipe, match="proves nothing"):
+        registry.verify("m", sample=sample)
 
 
 def test_what_was_registered_has_no_replay(registry: Registry, members: list[State]) -> None:
