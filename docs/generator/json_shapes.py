@@ -21,7 +21,7 @@ zoo register, annotate, merge    | register one --name one --base tiny --task a 
 zoo register, annotate, merge    | register two --name two --base tiny --tag owner=me
 zoo alias                        | alias one best
 zoo register, annotate, merge    | annotate one --metric accuracy=0.5
-zoo register, annotate, merge    | merge --method linear --where "kind = 'expert' and base = 'tiny'" --as mean
+zoo register, annotate, merge    | merge --method linear --where "kind = 'expert'" --as mean
 zoo merge --out                  | merge --method linear --expert one --expert two --out out
 zoo merge --dry-run              | merge --method linear --expert one --expert two --dry-run
 zoo show                         | show one
