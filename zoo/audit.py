@@ -24,7 +24,7 @@ class Happening(NamedTuple):
     """What an event tells."""
 
     action: str
-    """`init`, `add`, `annotate`, `alias`, `unalias`, `remove`, `measure`."""
+    """`init`, `add`, `annotate`, `alias`, `unalias`, `remove`, `measure`, `move`."""
     subject: str
     version_id: int | None
     detail: dict[str, Any]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
@@ -27,6 +28,7 @@ from zoo.records import FileRecord, MetricValue, RunDraft, TensorRecord, Version
 from zoo.references import check_alias, parse, resolve
 from zoo.run_rows import read_run
 from zoo.selection import compile_order, compile_where
+from zoo.store import Owner, Store
 
 STORE_SUFFIX = ".store"
 """The store of `registry.db` is `registry.store`, beside it, unless named otherwise."""
@@ -35,10 +37,12 @@ STORE_SUFFIX = ".store"
 class Catalog:
     """An open registry database. Use `Catalog.open`; close it, or use it in a `with` block."""
 
-    def __init__(self, database: Database, store_root: Path) -> None:
+    def __init__(self, database: Database, store_root: Path, owner: Owner) -> None:
         self._database = database
         self.store_root = store_root
         """The store's directory; it need not exist."""
+        self.owner = owner
+        """Whose the store must be: this zoo's."""
 
     @classmethod
     def open(cls, url: str, *, store: str | Path | None = None, create: bool = True) -> Catalog:
@@ -48,31 +52,37 @@ class Catalog:
             url: path of `registry.db`, or a SQLAlchemy URL of SQLite or PostgreSQL.
             store: where the store is. Recorded when the registry is made, relative to the
                 directory of `registry.db` if it lies inside, so that both can be moved together.
-                Given for an existing registry, it holds for this session only.
+                For an existing registry it is the recorded one, or the same store moved, which
+                is recorded then.
             create: False makes a missing registry an error.
         Raises:
             NotFound: there is no registry and `create` is False.
-            RegistryError: not a zoo, a newer schema, or a PostgreSQL registry without a store.
+            RegistryError: not a zoo, a newer schema, a PostgreSQL registry without a store, or
+                one that keeps its files in another store.
+            StoreError: the store of a new registry belongs to another zoo.
         """
 
         def fill(connection: Connection, made: Database) -> None:
             at = _now()
             place = _recorded(made, store)
+            owner = Owner(str(uuid4()), made.name)
+            Store(_home(made) / place).check_owner(owner)  # before anything is written
             connection.execute(
                 insert(t.zoo).values(
-                    id=1, store=place, created_at=at, audit_sequence=0, audit_hash=""
+                    id=1, store=place, uuid=owner.id, created_at=at, audit_sequence=0, audit_hash=""
                 )
             )
-            audit.append(connection, at, [Happening("init", "zoo", None, {"store": place})])
+            told = {"store": place, "uuid": owner.id}
+            audit.append(connection, at, [Happening("init", "zoo", None, told)])
 
         database = Database(url, create=create, fill=fill)
         try:
-            if store is not None:
-                return cls(database, Path(store).absolute())
             with database.read() as connection:
-                recorded = connection.scalar(select(t.zoo.c.store))
-            here = database.path.parent if database.path else Path.cwd()
-            return cls(database, here / str(recorded))
+                row = connection.execute(select(t.zoo.c.store, t.zoo.c.uuid)).one()
+            catalog = cls(database, _home(database) / row.store, Owner(row.uuid, database.name))
+            if store is not None:
+                catalog._find_store(Path(store).absolute())
+            return catalog
         except BaseException:
             database.close()
             raise
@@ -95,6 +105,31 @@ class Catalog:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _find_store(self, named: Path) -> None:
+        """Make sure that the store is at `named`; if it was moved there, write that down."""
+        recorded = self.store_root
+        if named.resolve() == recorded.resolve():
+            return
+        owner = Store(named).owner()
+        if Store(recorded).holds_objects() or owner is None or owner.id != self.owner.id:
+            raise RegistryError(
+                f"{self.url} keeps its files in `{recorded}`, and not in `{named}`.",
+                "A registry has one store.",
+                f"Leave out the store; or move it: mv {recorded} {named}, "
+                f"then zoo --registry {self.url} init --store {named}",
+                registry=self.url,
+                store=str(recorded),
+                named=str(named),
+            )
+        at, place = _now(), _recorded(self._database, named)
+        with self._database.write() as connection:
+            before = connection.scalar(select(t.zoo.c.store))
+            connection.execute(update(t.zoo).values(store=place))
+            audit.append(
+                connection, at, [Happening("move", "zoo", None, {"store": [before, place]})]
+            )
+        self.store_root = named
 
     # Versions
 
@@ -486,6 +521,11 @@ class _Vocabulary:
             found.append(value)
             value = self._connection.scalar(query.where(column > value))
         return found
+
+
+def _home(database: Database) -> Path:
+    """What a relative place of the store counts from; on a server none is relative."""
+    return database.path.parent if database.path else Path.cwd()
 
 
 def _recorded(database: Database, store: str | Path | None) -> str:

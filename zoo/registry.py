@@ -91,8 +91,8 @@ class Registry:
         """The files."""
         from zoo.store import Store
 
-        root = self.catalog.store_root
-        return Store.create(root) if self._create else Store(root)
+        make = Store.create if self._create else Store.open
+        return make(self.catalog.store_root, self.catalog.owner)
 
     @cached_property
     def plugins(self) -> Plugins:

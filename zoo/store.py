@@ -5,6 +5,7 @@
       objects/flat/ab/HEX   all other files, by sha256; mode 0444
       views/NAME/NUMBER/    a version's directory, links to objects; derived, rebuilt on demand
       staging/KEY/          work in progress, locked by its owner
+      owner                 the id of the zoo it belongs to, and of nobody else
       lock, lock.gate       shared while publishing, exclusive while collecting
 
 A file is complete and durable before it has its final name, so whatever is under `objects/` is
@@ -24,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from uuid import uuid4
 
 from zoo.errors import StoreError
@@ -36,11 +38,21 @@ KINDS = ("tree", "flat")
 _KEY = re.compile(r"(tree|flat):([0-9a-f]{64})")
 _STAGING_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 _LOCK = ".lock"
+_OWNER = "owner"
 _TRASH = ".trash-"
 _VIEW = ".view-"
 _GRACE = 60.0
 """Seconds that unlocked work in progress is left alone: making a directory, linking a view."""
 _RACES = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT)
+
+
+class Owner(NamedTuple):
+    """The zoo a store belongs to."""
+
+    id: str
+    """Made with the registry and kept in it, so that both still know each other when moved."""
+    registry: str
+    """Path or URL of the registry; as it was when the store was claimed. For messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +73,87 @@ class Store:
         self._turnstile = Turnstile(self.root / "lock")
 
     @classmethod
-    def create(cls, root: Path | str) -> Store:
-        """The store at `root`, made if it is not there. Safe for many processes at once."""
+    def create(cls, root: Path | str, owner: Owner) -> Store:
+        """The store at `root`, made if it is not there. Safe for many processes at once.
+
+        Raises:
+            StoreError: it belongs to another zoo.
+        """
         store = cls(root)
         with friendly(store.root):
-            for path in reversed([p for p in store.root.parents if not p.is_dir()]):
-                _make(path)
-            for folder in ("", "objects", *(f"objects/{k}" for k in KINDS), "views", "staging"):
-                _make(store.root / folder)
+            if store.owner() is None:
+                for path in reversed([p for p in store.root.parents if not p.is_dir()]):
+                    _make(path)
+                for folder in ("", "objects", *(f"objects/{k}" for k in KINDS), "views", "staging"):
+                    _make(store.root / folder)
+                with store.collecting():
+                    store._claim(owner)
+        store.check_owner(owner)
         return store
+
+    @classmethod
+    def open(cls, root: Path | str, owner: Owner) -> Store:
+        """The store at `root`, if it is there; what needs it says so when it is not.
+
+        Raises:
+            StoreError: it belongs to another zoo, or holds objects and belongs to none.
+        """
+        store = cls(root)
+        if store.owner() is None and store.holds_objects():
+            raise StoreError(
+                f"The store `{store.root}` belongs to no zoo:",
+                f"its file `{_OWNER}` is gone.",
+                f"If it is the store of `{owner.registry}`, run `zoo init` to say so.",
+                root=store.root,
+            )
+        store.check_owner(owner)
+        return store
+
+    # Ownership
+
+    def owner(self) -> Owner | None:
+        """Whose store this is; None when nobody has claimed it."""
+        path = self.root / _OWNER
+        if not path.is_file():
+            return None
+        with friendly(self.root):
+            id_, _, registry = path.read_text(encoding="utf-8").partition("\n")
+        return Owner(id_, registry.rstrip("\n"))
+
+    def check_owner(self, owner: Owner) -> None:
+        """Refuse another zoo's store: to either, the other's objects would be garbage.
+
+        Raises:
+            StoreError: names both zoos.
+        """
+        found = self.owner()
+        if found is not None and found.id != owner.id:
+            raise StoreError(
+                f"The store `{self.root}` belongs to another zoo, made as `{found.registry}` "
+                f"({found.id}), and not to `{owner.registry}` ({owner.id}):",
+                "`zoo gc` of one would delete what the other needs.",
+                "Put the right store there, or make the registry with one of its own: "
+                "zoo --registry PATH init --store DIR",
+                root=self.root,
+                owner=found.id,
+                zoo=owner.id,
+            )
+
+    def holds_objects(self) -> bool:
+        """Whether there is anything in it to lose."""
+        return self.root.is_dir() and next(self.objects(), None) is not None
+
+    def _claim(self, owner: Owner) -> None:
+        """Write down whose it is, unless somebody has; only inside `collecting()`."""
+        if self.owner() is not None:
+            return
+        draft = self.root / f".{_OWNER}"
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(f"{owner.id}\n{owner.registry}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(self.root / _OWNER)
+        _sync(self.root)
 
     # Staging
 

@@ -93,6 +93,8 @@ class Zoo(ZooTable, table=True):
     id: int = Field(sa_column=Column(INT, primary_key=True, autoincrement=False))
     store: str = _text()
     """The store's directory; relative to the directory of `registry.db` when it can be."""
+    uuid: str = _text()
+    """This zoo's id. Its store has it too, so that no other registry takes the store for its own."""
     created_at: str = _text()
     audit_sequence: int = Field(sa_column=Column(INT, nullable=False))
     """Sequence of the last event: a log whose end was cut off no longer matches."""

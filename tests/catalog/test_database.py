@@ -14,7 +14,8 @@ from sqlalchemy import text
 from zoo import database, tables
 from zoo.catalog import Catalog
 from zoo.database import APPLICATION_ID, SCHEMA, VERSION_TABLE, wal_is_safe
-from zoo.errors import NotFound, RegistryError
+from zoo.errors import NotFound, RegistryError, StoreError
+from zoo.store import Store
 
 
 def test_the_migrations_build_exactly_the_tables(catalog: Catalog) -> None:
@@ -288,10 +289,53 @@ def test_a_named_store_is_recorded_where_it_is(
         assert tmp_path / "a" / "bytes" == catalog.store_root
     with Catalog.open(str(tmp_path / "a" / "outside.db")) as catalog:
         assert tmp_path / "b" == catalog.store_root
-    with Catalog.open(str(tmp_path / "a" / "inside.db"), store=tmp_path / "c") as catalog:
-        assert tmp_path / "c" == catalog.store_root, "for this session"
-    with Catalog.open(str(tmp_path / "a" / "inside.db")) as catalog:
-        assert tmp_path / "a" / "bytes" == catalog.store_root
+
+
+def test_another_store_is_refused_with_the_way_to_move(url: str, store: Path) -> None:
+    Catalog.open(url, store=store).close()
+    Catalog.open(url, store=store).close()
+
+    with pytest.raises(RegistryError, match="mv ") as caught:
+        Catalog.open(url, store=store.with_name("other"))
+    assert (str(store), str(store.with_name("other"))) == (caught.value.store, caught.value.named)
+    with Catalog.open(url) as catalog:
+        assert store == catalog.store_root
+    assert not store.with_name("other").exists()
+
+
+def test_a_store_that_moved_is_found_where_it_is_named(url: str, store: Path) -> None:
+    moved = store.with_name("moved")
+    with Catalog.open(url, store=store) as catalog:
+        Store.create(store, catalog.owner)
+    store.rename(moved)
+
+    with Catalog.open(url, store=moved) as catalog:
+        assert moved == catalog.store_root
+        assert ["init", "move"] == [event["action"] for event in catalog.events()]
+        assert [] == catalog.check_audit()
+    with Catalog.open(url) as catalog:
+        assert moved == catalog.store_root
+
+
+def test_a_copy_of_a_store_that_is_still_there_is_not_taken_for_it(url: str, store: Path) -> None:
+    with Catalog.open(url, store=store) as catalog:
+        shelf = Store.create(store, catalog.owner).path("flat:" + "a" * 64)
+    shelf.parent.mkdir()
+    shelf.touch()
+    shutil.copytree(store, store.with_name("copy"))
+
+    with pytest.raises(RegistryError, match="one store"):
+        Catalog.open(url, store=store.with_name("copy"))
+
+
+def test_a_new_registry_cannot_have_anothers_store(url: str, store: Path, tmp_path: Path) -> None:
+    with Catalog.open(url, store=store) as catalog:
+        Store.create(store, catalog.owner)
+
+    with pytest.raises(StoreError, match="another zoo"):
+        Catalog.open(str(tmp_path / "second.db"), store=store)
+    with pytest.raises(NotFound):
+        Catalog.open(str(tmp_path / "second.db"), create=False)
 
 
 def test_opening_a_registry_at_the_head_does_not_import_alembic(tmp_path: Path) -> None:

@@ -286,6 +286,20 @@ def test_init_makes_a_registry_and_a_second_time_changes_nothing(zoo_json, tmp_p
     assert [] == zoo_json("ls")
 
 
+def test_init_does_not_claim_to_have_given_a_registry_another_store(zoo_json, zoo_run, tmp_path):
+    made = zoo_json("init")
+
+    refused = zoo_run("init", "--store", tmp_path / "other")
+
+    assert 11 == refused.exit_code
+    assert made["store"] in refused.stderr
+    assert not (tmp_path / "other").exists()
+    (tmp_path / "registry.store").rename(tmp_path / "other")
+    assert str(tmp_path / "other") == zoo_json("init", "--store", tmp_path / "other")["store"]
+    assert made["registry"] == zoo_json("init")["registry"]
+    assert not (tmp_path / "registry.store").exists()
+
+
 def test_the_registry_is_chosen_by_option_and_by_environment(
     zoo_json, zoo_run, tmp_path, monkeypatch
 ):

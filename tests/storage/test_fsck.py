@@ -10,7 +10,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import zoo
 from zoo.digest import weights_digest
+from zoo.errors import NotFound, StoreError
 from zoo.records import RunDraft, RunInput, VersionDraft
 
 STATE = {"w": torch.arange(4.0), "b": torch.tensor(1)}
@@ -221,3 +223,41 @@ def test_gc_leaves_the_work_of_the_living(registry):
         (staging / "part").touch()
         assert 0 == registry.gc(partial_age_days=0).removed_staging
         assert (staging / "part").exists()
+
+
+def test_two_registries_cannot_share_a_store(registry, save, tmp_path):
+    registry.register(save(STATE), name="m")
+
+    for other in ("x.db", "y.db"):
+        with pytest.raises(StoreError, match="another zoo") as caught:
+            zoo.open(tmp_path / other, store=registry.store.root)
+        assert str(tmp_path / other) in str(caught.value)
+        assert registry.url in str(caught.value)
+    with pytest.raises(NotFound):
+        zoo.open(tmp_path / "x.db", create=False)
+    with zoo.open(tmp_path / "x.db", store=tmp_path / "x.store") as another:
+        another.gc()
+    assert registry.fsck().ok
+
+
+def test_a_registry_with_another_zoos_store_in_its_place_collects_nothing(save, tmp_path):
+    for name in ("a", "b"):
+        with zoo.open(tmp_path / f"{name}.db") as registry:
+            registry.register(save({"w": torch.ones(3)}), name=name)
+    (tmp_path / "b.store").rename(tmp_path / "lost")
+    (tmp_path / "b.store").symlink_to(tmp_path / "a.store")
+
+    for create in (True, False):
+        with pytest.raises(StoreError, match="another zoo"):
+            zoo.open(tmp_path / "b.db", create=create)
+
+
+def test_a_zoo_that_moved_still_owns_its_store(save, tmp_path):
+    (tmp_path / "old").mkdir()
+    with zoo.open(tmp_path / "old" / "registry.db") as registry:
+        registry.register(save(STATE), name="m")
+    (tmp_path / "old").rename(tmp_path / "new")
+
+    with zoo.open(tmp_path / "new" / "registry.db", create=False) as registry:
+        assert 0 == registry.gc().removed_objects
+        assert registry.fsck().ok

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,15 @@ from zoo.digest import flat_key
 from zoo.errors import InvalidName, StoreError
 from zoo.names import check_entry_name, check_relative_path
 from zoo.records import FileRecord
-from zoo.store import Store, friendly
+from zoo.store import Owner, Store, friendly
+
+OURS = Owner("1b4e28ba-2fa1-41d2-883f-0016d3cca427", "/ours/registry.db")
+THEIRS = Owner("6fa459ea-ee8a-4ca4-894e-db77e160355e", "/theirs/registry.db")
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store.create(tmp_path / "registry.store")
+    return Store.create(tmp_path / "registry.store", OURS)
 
 
 def put(store: Store, data: bytes) -> str:
@@ -45,7 +49,7 @@ def test_a_new_store_is_durable_down_to_its_last_directory(tmp_path, monkeypatch
         fsync(fd)
 
     monkeypatch.setattr(os, "fsync", noted)
-    Store.create(tmp_path / "new" / "registry.store")
+    Store.create(tmp_path / "new" / "registry.store", OURS)
 
     made = [path for path in tmp_path.rglob("*") if path.is_dir()]
     assert {path.parent for path in made} <= synced
@@ -84,6 +88,48 @@ def test_a_reader_keeps_what_it_opened_when_the_object_is_placed_again(store):
 def test_a_key_that_is_no_key_never_becomes_a_path(store, key):
     with pytest.raises(ValueError, match="not an object key"):
         store.path(key)
+
+
+# Ownership
+
+
+def test_a_store_is_its_zoos_and_opens_for_no_other(store):
+    assert OURS == store.owner()
+    assert OURS == Store.create(store.root, OURS._replace(registry="/moved/registry.db")).owner()
+
+    for take in (Store.create, Store.open):
+        with pytest.raises(StoreError, match="another zoo") as caught:
+            take(store.root, THEIRS)
+        for told in (OURS.id, OURS.registry, THEIRS.id, THEIRS.registry):
+            assert told in str(caught.value)
+
+
+def test_of_many_at_once_one_claims_a_store(tmp_path):
+    owners = [Owner(str(i), f"{i}.db") for i in range(8)]
+    taken = []
+
+    def take(owner: Owner) -> None:
+        with suppress(StoreError):
+            taken.append(Store.create(tmp_path / "registry.store", owner) and owner)
+
+    threads = [threading.Thread(target=take, args=(owner,)) for owner in owners]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+
+    assert taken == [Store(tmp_path / "registry.store").owner()]
+
+
+def test_objects_of_nobody_are_taken_only_on_request(store):
+    put(store, b"hello")
+    (store.root / "owner").unlink()
+
+    with pytest.raises(StoreError, match="zoo init"):
+        Store.open(store.root, OURS)
+
+    Store.create(store.root, OURS)
+    assert OURS == Store.open(store.root, OURS).owner()
 
 
 # Staging

@@ -70,6 +70,7 @@ def upgrade() -> None:
         "zoo",
         sa.Column("id", INT, autoincrement=False, nullable=False),
         sa.Column("store", TEXT, nullable=False),
+        sa.Column("uuid", TEXT, nullable=False),
         sa.Column("created_at", TEXT, nullable=False),
         sa.Column("audit_sequence", INT, nullable=False),
         sa.Column("audit_hash", TEXT, nullable=False),
