@@ -106,7 +106,7 @@ def _model(label: str, state: State) -> Any:
         if data:
             checkpoint.read_into(name, 0, data)
         pairs.append((name, tensor_digest(info.dtype, info.shape, data)))
-    return Model(label, weights_digest(pairs), checkpoint)
+    return Model(label, weights_digest(pairs), checkpoint, digests=dict(pairs))
 
 
 def _bundled(name: str) -> Method:

@@ -182,7 +182,8 @@ class Opener:
             if _is_carried(f.path)
         }
         module = self._module(version.architecture, lambda: self._registry.path(version.ref))
-        model = Model(version.ref, version.digest, checkpoint, module)
+        digests = {t.name: t.digest for t in self._registry.catalog.tensors(version.id)}
+        model = Model(version.ref, version.digest, checkpoint, module, digests)
         return Input(model, version, beside)
 
     def _module(self, name: str | None, directory: Callable[[], Path]) -> Module | None:
@@ -199,7 +200,7 @@ class Opener:
                 for path, source in checkpoint.opened.auxiliary.items()
                 if _is_carried(path)
             }
-            digest = weights_digest((n, f.result()) for n, f in work.items())
+            digests = {n: f.result() for n, f in work.items()}
             beside = {
                 FileRecord(path, *f.result()): checkpoint.opened.auxiliary[path]
                 for path, f in files.items()
@@ -207,7 +208,8 @@ class Opener:
         module = None
         if path.is_dir():
             module = self._module(architecture_of(checkpoint.opened.config), lambda: path)
-        return Input(Model(named, digest, checkpoint, module), None, beside)
+        model = Model(named, weights_digest(digests.items()), checkpoint, module, digests)
+        return Input(model, None, beside)
 
 
 def registered(registry: Registry, inputs: Inputs, stack: ExitStack, *, threads: int) -> Inputs:

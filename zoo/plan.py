@@ -43,6 +43,8 @@ class Model:
     checkpoint: Checkpoint
     module: Callable[[], torch.nn.Module] | None = None
     """Builds the runnable module; None where no plugin knows the architecture."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Tensor digests by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,8 @@ def plan(
         IncompatibleModels: `problems` lists all that is wrong.
         InvalidRecipe: a parameter is out of range for some tensor.
     """
+    if threads < 1:
+        raise InvalidRecipe(f"A merge runs on at least one thread, not {threads}.", threads=threads)
     found = _Findings(notes=list(notes))
     _check_inputs(method, experts, base, found)
     if not experts:
@@ -368,6 +372,7 @@ def _tasks(
         out = TensorInfo(name, lock["dtype"] or info.dtype, info.shape)
         tasks.append(Task(out, source, values, tied.get(name)))
     _note_buffers(tasks, found)
+    _note_carried(tasks, [*experts, *([base] if base else [])], donor, found)
     _check_statistics(method, [t for t in tasks if t.source is None], len(experts))
     return tasks
 
@@ -405,6 +410,22 @@ def _note_buffers(tasks: Sequence[Task], found: _Findings) -> None:
     if any(t.source is None for t in running):
         found.notes.append(
             f"{len(running)} BatchNorm statistics were merged like weights; recompute them on data"
+        )
+
+
+def _note_carried(
+    tasks: Sequence[Task], models: Sequence[Model], donor: Model, found: _Findings
+) -> None:
+    """Tensors that do not merge are taken from one model; say so where the models disagree."""
+    differing = [
+        t.info.name
+        for t in tasks
+        if not DTYPES[t.info.dtype].merges and len({m.digests.get(t.info.name) for m in models}) > 1
+    ]
+    if differing:
+        found.notes.append(
+            f"{_listed(differing)} do not merge and differ between the models; "
+            f"those of `{donor.label}` are kept"
         )
 
 

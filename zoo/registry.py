@@ -374,7 +374,9 @@ def _resources(asked: Mapping[str, Any]) -> Resources:
     from zoo.merging import Resources
     from zoo.units import parse_bytes
 
-    threads = asked.get("threads") or min(16, os.cpu_count() or 1)
+    threads = asked.get("threads")
     return Resources(
-        parse_bytes(asked.get("memory", "1GiB")), int(threads), str(asked.get("device") or "cpu")
+        parse_bytes(asked.get("memory", "1GiB")),
+        min(16, os.cpu_count() or 1) if threads is None else int(threads),
+        str(asked.get("device") or "cpu"),
     )

@@ -27,7 +27,11 @@ Value = Any
 
 
 def is_rules(value: Value) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) for v in value)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(v, Mapping) and "gradient" not in v for v in value)
+    )
 
 
 def problem_with(value: Value) -> str | None:

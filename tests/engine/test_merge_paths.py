@@ -255,3 +255,29 @@ def test_torch_keeps_one_thread_until_the_last_merge_ends() -> None:
     torch.set_num_threads(before)
 
     assert (1, 2) == (inside, after)
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_fewer_threads_than_one_are_refused(
+    threads: int, registry: Registry, members: list[State]
+) -> None:
+    with pytest.raises(InvalidRecipe, match="at least one thread"):
+        registry.merge(method="linear", experts=["a", "b"], name="m", threads=threads)
+
+
+def test_a_list_of_gradients_is_one_for_each_expert() -> None:
+    low = {"layers.0.w": torch.zeros(1), "layers.1.w": torch.zeros(1)}
+    high = {n: t + 1 for n, t in low.items()}
+    weight = [{"gradient": [1, 0]}, {"gradient": [0, 1]}]
+    merged = zoo.merge("linear", [low, high], parameters={"weight": weight})
+
+    assert [0.0, 1.0] == [merged["layers.0.w"].item(), merged["layers.1.w"].item()]
+
+
+def test_integers_that_differ_are_told_and_taken_from_the_base(
+    registry: Registry, members: list[State]
+) -> None:
+    plan = registry.plan(method="task_arithmetic", experts=["a", "b"], base="base")
+
+    assert any("`norm.num_batches_tracked`" in note for note in plan.notes)
+    assert any("those of `base@1` are kept" in note for note in plan.notes)
