@@ -143,13 +143,15 @@ MERGE = """
     import os, signal, sys
     import zoo
 
-    registry_path, kill = sys.argv[1:]
+    registry_path, kill, when = sys.argv[1:]
     rename = os.rename
 
     def dying(source, target):
+        if when == "before" and kill in str(target):
+            os.kill(os.getpid(), signal.SIGKILL)
         rename(source, target)
-        if kill and "/objects/flat/" in str(target):
-            os.kill(os.getpid(), signal.SIGKILL)  # the recipe file is placed, config.json is not
+        if when == "after" and kill in str(target):
+            os.kill(os.getpid(), signal.SIGKILL)
 
     os.rename = dying
     with zoo.open(registry_path) as registry:
@@ -157,7 +159,8 @@ MERGE = """
 """
 
 
-def test_a_user_who_is_not_root_resumes_a_merge_killed_while_publishing(zoo_path, save):
+@pytest.mark.parametrize(("kind", "when"), [("flat", "before"), ("tree", "after")])
+def test_a_user_who_is_not_root_resumes_a_merge_killed_as_it_publishes(zoo_path, save, kind, when):
     unprivileged = []
     if os.geteuid() == 0:  # to whom a mode is no obstacle, unless told so
         drop = "-dac_override,-dac_read_search"
@@ -170,12 +173,12 @@ def test_a_user_who_is_not_root_resumes_a_merge_killed_while_publishing(zoo_path
             state = {"w": torch.full((3,), value)}
             registry.register(save(state, torch_dtype="float32"), name=name)
 
-    def merge(kill: str) -> subprocess.CompletedProcess[str]:
-        script = [sys.executable, "-c", textwrap.dedent(MERGE), str(zoo_path), kill]
+    def merge(*kill: str) -> subprocess.CompletedProcess[str]:
+        script = [sys.executable, "-c", textwrap.dedent(MERGE), str(zoo_path), *kill]
         return subprocess.run([*unprivileged, *script], capture_output=True, text=True, check=False)
 
-    assert -9 == merge("kill").returncode
-    resumed = merge("")
+    assert -9 == merge(f"/objects/{kind}/", when).returncode
+    resumed = merge("", "never")
 
     assert 0 == resumed.returncode, resumed.stderr
     with zoo.open(zoo_path) as registry:
