@@ -94,7 +94,7 @@ class Zoo(ZooTable, table=True):
     store: str = _text()
     """The store's directory; relative to the directory of `registry.db` when it can be."""
     uuid: str = _text()
-    """This zoo's id. Its store has it too, so that no other registry takes the store for its own."""
+    """This zoo's id. Its store has it too, so that no other registry takes that store."""
     created_at: str = _text()
     audit_sequence: int = Field(sa_column=Column(INT, nullable=False))
     """Sequence of the last event: a log whose end was cut off no longer matches."""
