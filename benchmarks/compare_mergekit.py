@@ -28,8 +28,10 @@ import subprocess
 import sys
 import venv
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -295,12 +297,15 @@ def main() -> None:
         rows.append(summary(contest, costs))
         runs[method] = {rival: [asdict(c) for c in some] for rival, some in costs.items()}
         if not options.no_agreement and {"mergekit", "zoo-yaml"} <= set(options.rivals):
-            found = agreement.compare(
-                contest.merge,
-                work / contest.models,
-                work / contest.out("zoo-yaml"),
-                work / contest.out("mergekit"),
-            )
+            # In a process of its own: a child's peak memory begins at what its parent holds.
+            with ProcessPoolExecutor(1, get_context("spawn")) as apart:
+                found = apart.submit(
+                    agreement.compare,
+                    contest.merge,
+                    work / contest.models,
+                    work / contest.out("zoo-yaml"),
+                    work / contest.out("mergekit"),
+                ).result()
             agreements.append(agreement.as_dict(found))
         shutil.rmtree(work / "out" / options.shapes / method)
     results |= {"summary": rows, "agreement": agreements, "runs": runs}

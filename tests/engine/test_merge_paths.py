@@ -124,13 +124,9 @@ def test_a_merge_killed_while_it_is_published_is_not_made_again(
     def asked() -> zoo.Version | None:
         return registry.merge(method="linear", experts=["a", "b"], name="m")
 
-    def die(*args: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(registry.catalog, "add", die)
-        with pytest.raises(KeyboardInterrupt):
-            asked()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(registry.catalog, "add", _interrupt)
+        asked()
     made: list[str] = []
     finished = ShardWriter.finished
     monkeypatch.setattr(
@@ -281,3 +277,27 @@ def test_integers_that_differ_are_told_and_taken_from_the_base(
 
     assert any("`norm.num_batches_tracked`" in note for note in plan.notes)
     assert any("those of `base@1` are kept" in note for note in plan.notes)
+
+
+def test_an_object_damaged_while_a_publish_was_interrupted_is_made_again(
+    registry: Registry,
+    members: list[State],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(registry.catalog, "add", _interrupt)
+        registry.merge(method="linear", experts=["a", "b"], name="m")
+    live = registry.catalog.live_objects()
+    (orphan,) = [p for k, p, _ in registry.store.objects() if k[:4] == "tree" and k not in live]
+    damaged = bytearray(orphan.read_bytes())
+    damaged[-1] ^= 1
+    orphan.chmod(0o644)
+    orphan.write_bytes(damaged)
+    registry.merge(method="linear", experts=["a", "b"], name="m")
+
+    assert registry.verify("m").ok
+    assert registry.fsck().ok
+
+
+def _interrupt(*args: object) -> None:
+    raise KeyboardInterrupt
