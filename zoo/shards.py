@@ -72,7 +72,7 @@ class ShardWriter:
         self._clear(keep=promised is not None)
         if promised is not None:
             self.digests = self._proved(promised, placed, threads, progress)
-            placed = {f: p for f, p in placed.items() if self._is_whole(f)}
+            self._give_up_damaged(placed)
         self._paths = {f: placed.get(f, self.directory / f) for f in self.layouts}
         for file, laid in self.layouts.items():
             if file in placed:
@@ -148,9 +148,14 @@ class ShardWriter:
         keys = weight_keys(whole, promised)
         return {f: self._store.path(k) for f, k in keys.items() if self._store.has(k)}
 
-    def _is_whole(self, file: str) -> bool:
-        """Whether all tensors of a file are finished: a damaged object is made again, here."""
-        return all(t.name in self.digests for t in self.layouts[file].tensors)
+    def _give_up_damaged(self, placed: dict[str, Path]) -> None:
+        """An object that failed its proof is made again, here and whole."""
+        for file in list(placed):
+            names = [t.name for t in self.layouts[file].tensors]
+            if any(n not in self.digests for n in names):
+                del placed[file]
+                for name in names:
+                    self.digests.pop(name, None)
 
     def _clear(self, *, keep: bool) -> None:
         """Remove what is not ours to go on with; with `keep`, our own files stay."""
