@@ -165,6 +165,8 @@ class Opener:
 
     def open(self, named: str) -> Input:
         """A reference, or a path: what the registry knows goes first."""
+        if self._registry.is_absent and Path(named).exists():
+            return self._loose(named)
         try:
             return self.version(self._registry.get(named))
         except ZooError as unknown:

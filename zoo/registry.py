@@ -86,6 +86,11 @@ class Registry:
 
         return Catalog.open(self.url, store=self._store, create=self._create)
 
+    @property
+    def is_absent(self) -> bool:
+        """Whether there is no registry file, and none is to be made: paths are all there is."""
+        return not self._create and "://" not in self.url and not Path(self.url).exists()
+
     @cached_property
     def store(self) -> Store:
         """The files."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-_SAMPLE = 1 << 19
+_SAMPLE = 1 << 18
 """About how many entries of each delta are sampled."""
 _SAMPLE_CHUNKS = 32
 """At most one chunk in this many is read for the sample."""
@@ -319,7 +319,6 @@ def trim(deltas: torch.Tensor, cuts: list[Cut | None], chunk: Chunk) -> torch.Te
     """
     import torch
 
-    mask = torch.empty_like(deltas[0])
     for row, cut in zip(deltas, cuts, strict=True):
         if cut is None:
             continue
@@ -327,14 +326,15 @@ def trim(deltas: torch.Tensor, cuts: list[Cut | None], chunk: Chunk) -> torch.Te
             row.zero_()
             continue
         quota = cut.quota(chunk)
-        torch.abs(row, out=mask)
-        if quota == 0:
-            row.mul_(mask.gt_(cut.magnitude))
-            continue
-        at_cut = (mask == cut.magnitude).nonzero()[:, 0] if _splits(cut, chunk) else None
-        row.mul_(mask.ge_(cut.magnitude))
-        if at_cut is not None and len(at_cut) > quota:
-            row[at_cut[quota:]] = 0
+        keep_above = cut.magnitude
+        if quota:
+            # hardshrink keeps what is above its bound, and the cut itself is to stay.
+            bound = torch.tensor(cut.magnitude, dtype=row.dtype)
+            keep_above = float(torch.nextafter(bound, torch.zeros_like(bound)))
+            if _splits(cut, chunk):
+                at_cut = (row.abs() == cut.magnitude).nonzero()[:, 0]
+                row[at_cut[quota:]] = 0
+        torch.hardshrink(row, keep_above, out=row)
     return deltas
 
 
