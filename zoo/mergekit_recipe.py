@@ -75,7 +75,7 @@ def read_mergekit(document: Mapping[str, Any], methods: Mapping[str, Method]) ->
 
         raise InvalidRecipe(
             f"mergekit's method `{name}` is not supported yet.",
-            did_you_mean(str(name), tuple(_PARAMETERS)),
+            how=did_you_mean(str(name), tuple(_PARAMETERS)),
             method=name,
         )
     method = methods[name]

@@ -178,7 +178,7 @@ def data_of(registry: Registry, lock: Mapping[str, Any]) -> Callable[[], Iterabl
     tasks = registry.plugins.tasks
     if name not in tasks:
         raise InvalidRecipe(
-            f"No plugin offers the task `{name}`.", did_you_mean(name, tuple(tasks)), task=name
+            f"No plugin offers the task `{name}`.", how=did_you_mean(name, tuple(tasks)), task=name
         )
     return lambda: tasks[name].batches(split)
 

@@ -132,8 +132,8 @@ class Plugins:
         except KeyError:
             raise InvalidRecipe(
                 f"Unknown method `{name}`.",
-                did_you_mean(name, sorted(self.methods)),
-                "List them with `zoo methods`."
+                how=did_you_mean(name, sorted(self.methods))
+                + " List them with `zoo methods`."
                 + "".join(f" {b}" for b in self.broken if b.name == name),
                 method=name,
             ) from None
@@ -272,7 +272,7 @@ class Plugins:
             if not caller.has_spec():
                 raise PluginError(
                     f"There is no hook `{caller.name}`.",
-                    did_you_mean(caller.name, known),
+                    how=did_you_mean(caller.name, known),
                     hook=caller.name,
                 )
         if not callers:

@@ -177,7 +177,7 @@ def output_dtype(word: str) -> str:
         name = ""
     if name not in DTYPES or not DTYPES[name].merges:
         raise InvalidRecipe(
-            f"`{word}` is no type a merge can have.", did_you_mean(str(word), names), dtype=word
+            f"`{word}` is no type a merge can have.", how=did_you_mean(str(word), names), dtype=word
         )
     return name
 
@@ -296,7 +296,7 @@ def refuse_unknown(
         if key not in known:
             raise InvalidRecipe(
                 f"Unknown {noun} `{key}` in {where}.",
-                did_you_mean(str(key), tuple(known)),
+                how=did_you_mean(str(key), tuple(known)),
                 key=key,
             )
 

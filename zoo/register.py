@@ -182,4 +182,4 @@ def metric_values(
 
 def _check_word(what: str, word: str, known: tuple[str, ...]) -> None:
     if word not in known:
-        raise InvalidName(f"There is no {what} `{word}`.", did_you_mean(word, known), word=word)
+        raise InvalidName(f"There is no {what} `{word}`.", how=did_you_mean(word, known), word=word)

@@ -111,8 +111,8 @@ def _methods(plugins: Plugins, name: str) -> list[Method]:
         return [plugins.methods[name]]
     raise NotFound(
         f"There is no plugin and no method `{name}`.",
-        did_you_mean(name, sorted({*plugins.loaded, *plugins.methods})),
-        "Install it with `pip install`, or name its directory with --plugins-dir.",
+        how=did_you_mean(name, sorted({*plugins.loaded, *plugins.methods}))
+        + " Install it with `pip install`, or name its directory with --plugins-dir.",
         plugin=name,
     )
 
