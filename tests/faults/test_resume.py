@@ -68,15 +68,8 @@ MERGE = """
     loaded = load_plugins([Path(plugin).parent])
     settings = loaded.methods["logged"].function.__globals__
     settings.update(LOG=log, DIE_AT=die_at, SLEEP=sleep)
-    done = threading.Event()
-
-    def press_until_done():
-        # Again and again: Python drops a KeyboardInterrupt that strikes inside a finalizer.
-        while not done.wait(interrupt_after):
-            os.kill(os.getpid(), signal.SIGINT)
-
     if interrupt_after:
-        threading.Thread(target=press_until_done, daemon=True).start()
+        threading.Timer(interrupt_after, os.kill, (os.getpid(), signal.SIGINT)).start()
     with open_zoo(path, plugins=loaded) as registry:
         place = {"out": out} if out else {"name": "m"}
         try:
@@ -84,8 +77,6 @@ MERGE = """
             result = made.digest if made else None
         except KeyboardInterrupt:
             result = "interrupted"
-        finally:
-            done.set()
 """
 
 Merge = Callable[..., tuple[Ending, list[str]]]
