@@ -69,6 +69,8 @@ MERGE = """
     settings = loaded.methods["logged"].function.__globals__
     settings.update(LOG=log, DIE_AT=die_at, SLEEP=sleep)
     if interrupt_after:
+        # What a shell starts in the background ignores SIGINT, and so do its children.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         threading.Timer(interrupt_after, os.kill, (os.getpid(), signal.SIGINT)).start()
     with open_zoo(path, plugins=loaded) as registry:
         place = {"out": out} if out else {"name": "m"}
