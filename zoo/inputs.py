@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,6 +197,9 @@ class Opener:
     def _loose(self, named: str) -> Input:
         path = resolve_source(self._registry, named)
         checkpoint = self._stack.enter_context(format_of(self._registry, path).open(path))
+        # The engine will want torch, and loading it takes a second that hashing leaves free. No
+        # daemon: a process that ends while a library is being loaded can crash.
+        threading.Thread(target=import_module, args=("torch",)).start()
         with HashPool(self._threads) as pool:
             work = {n: pool.tensor(checkpoint, t) for n, t in checkpoint.tensors.items()}
             files = {

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -142,8 +140,6 @@ def prepared(
             something to point at.
     """
     check_device(resources.device)
-    # The engine will want torch; loading it takes a second that hashing inputs leaves free.
-    threading.Thread(target=import_module, args=("torch",), daemon=True).start()
     method = registry.plugins.method(asked.method)
     with ExitStack() as stack:
         inputs = gather(registry, asked, method, stack, threads=resources.threads)
