@@ -23,7 +23,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
@@ -180,9 +190,11 @@ class Database:
                     path=self.name,
                 )
         else:
-            found = connection.execute(text("SELECT to_regclass(:t)"), {"t": VERSION_TABLE})
             number = 0
-            if found.scalar_one() is not None:
+            # A query of pg_class, which has_table is, sees what was committed while we waited for
+            # the advisory lock. to_regclass may answer from before: it asks this backend's cache,
+            # which taking such a lock does not renew.
+            if inspect(connection).has_table(VERSION_TABLE):
                 revision = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}"))
                 number = int(revision.scalar_one_or_none() or 0)
         if number > SCHEMA:

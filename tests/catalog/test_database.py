@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from drafts import draft
 from empty_registries import POSTGRES, fresh_url
-from sqlalchemy import text
+from sqlalchemy import create_engine, func, select, text
 
 from zoo import database, tables
 from zoo.catalog import Catalog
-from zoo.database import APPLICATION_ID, SCHEMA, VERSION_TABLE, wal_is_safe
+from zoo.database import ADVISORY_LOCK, APPLICATION_ID, SCHEMA, VERSION_TABLE, wal_is_safe
 from zoo.errors import NotFound, RegistryError, StoreError
 from zoo.store import Store
 
@@ -118,6 +120,30 @@ def test_a_registry_in_postgresql_needs_a_store() -> None:
         pytest.raises(RegistryError, match="needs a store"),
     ):
         Catalog.open(url)
+
+
+@pytest.mark.skipif(not POSTGRES, reason="ZOO_TEST_POSTGRES names no server")
+def test_openers_that_waited_for_the_schema_in_postgresql_see_it(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    openers_at_once = 16  # with a few, the server happens to renew their caches in time
+    with fresh_url("postgresql", tmp_path) as url, ThreadPoolExecutor(openers_at_once) as pool:
+        engine = create_engine(url)
+        with engine.connect() as holder:
+            holder.execute(select(func.pg_advisory_lock(ADVISORY_LOCK)))
+            openers = [pool.submit(Catalog.open, url, store=store) for _ in range(openers_at_once)]
+            waiting = text(
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted "
+                "AND objid = :key"
+            )
+            while holder.scalar(waiting, {"key": ADVISORY_LOCK}) < openers_at_once:
+                assert not any(opener.done() for opener in openers)
+                time.sleep(0.01)
+            holder.execute(select(func.pg_advisory_unlock(ADVISORY_LOCK)))
+        engine.dispose()
+
+        for opener in openers:
+            with opener.result() as catalog:
+                assert ["init"] == [event["action"] for event in catalog.events()]
 
 
 @pytest.mark.parametrize(
