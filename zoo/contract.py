@@ -10,6 +10,8 @@ A method is a function on tensors. Its signature says what it works on:
     `stats`, `chunk`, `random` keyword-only, given when named: statistics of the passes before,
                                where the chunk lies, and counter-based randomness
 
+A chunk ends anywhere, unless the method asks for `unit="row"`: then it holds whole rows.
+
 Everything is float32 (float64 where an input is float64) and lives on the engine's device.
 
 Elementwise methods use only operations that IEEE 754 rounds one way (add, subtract, multiply,
@@ -22,8 +24,10 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from math import prod
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.errors import PluginError
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 Needs = Literal["elementwise", "statistics", "tensor", "model", "data"]
+Unit = Literal["element", "row"]
 INJECTED = ("stats", "chunk", "random")
 
 CHUNK = 1 << 17
@@ -50,9 +55,29 @@ class Chunk:
     """First element, in C order."""
     stop: int
     index: int
-    """`start / CHUNK`."""
+    """Number of the chunk in its tensor, from 0."""
     count: int
     """Number of chunks of the tensor."""
+    layer: int | None = None
+    """The block of its stack that the tensor belongs to, from 0; None outside blocks."""
+    layers: int = 0
+    """Number of blocks of that stack."""
+
+    @property
+    def row(self) -> int:
+        """Elements of a row: all that follows the first axis; a vector is one row."""
+        return row_of(self.shape)
+
+
+def row_of(shape: Sequence[int]) -> int:
+    """Elements of one row of a tensor: all that follows its first axis; a vector is one row."""
+    return prod(shape[1:]) if len(shape) > 1 else prod(shape)
+
+
+def chunk_length(shape: Sequence[int], chunk: int, unit: Unit) -> int:
+    """Elements per chunk of a tensor: `chunk`, or as many whole rows as fit, at least one."""
+    row = row_of(shape)
+    return chunk if unit == "element" or not row else max(1, chunk // row) * row
 
 
 class Statistic(ABC):
@@ -102,6 +127,22 @@ AGAIN = object()
 """Returned by `Statistic.finish`: one more pass is needed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Mergekit:
+    """What a method is called in mergekit's recipes, and how they are read."""
+
+    name: str
+    """mergekit's `merge_method`."""
+    names: Mapping[str, str | tuple[str, Mapping[Any, Any]] | None]
+    """mergekit's parameters: our name; or our name and our value for each of theirs; or None for
+    one that changes nothing here."""
+    sets: Mapping[str, Any] = MappingProxyType({})
+    """Our parameters that make the method mean what mergekit means."""
+    base: Literal["base", "first", "expert"] = "base"
+    """What mergekit's `base_model` is: our base; our first expert (`first`); or a name for where
+    the tokenizer comes from, so that a base among the models stays an expert (`expert`)."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A merge algorithm with its declared contract."""
@@ -116,6 +157,8 @@ class Method:
     run, those of scope `model` first. Asked again for each tensor, for those of scope `tensor`."""
     base: Literal["required", "optional", "refused"] = "optional"
     space: Literal["weight", "delta"] = "weight"
+    unit: Unit = "element"
+    """What chunks hold whole; `row` for methods that rank or normalize rows."""
     min_experts: int = 1
     max_experts: int | None = None
     ordered: bool = False
@@ -132,8 +175,8 @@ class Method:
     check: Callable[..., str | None] | None = None
     """Given the resolved parameters and the number of experts, a sentence saying why they
     cannot be, or None. For rules between parameters, such as weights that sum to zero."""
-    mergekit: Mapping[str, Any] = field(default_factory=dict)
-    """Parameters that make this method mean what mergekit means by the same name."""
+    mergekit: Sequence[Mergekit] = ()
+    """The names it has in mergekit's recipes; its own first, if mergekit has that."""
 
     @cached_property
     def signature(self) -> inspect.Signature:
@@ -174,6 +217,7 @@ def method(
     *,
     version: str,
     needs: Needs = "elementwise",
+    unit: Unit = "element",
     statistics: Callable[..., Sequence[Statistic]] | None = None,
     base: Literal["required", "optional", "refused"] | None = None,
     min_experts: int = 1,
@@ -184,7 +228,7 @@ def method(
     tolerance: float = 0.0,
     shortcut: Callable[..., int | None] | None = None,
     check: Callable[..., str | None] | None = None,
-    mergekit: Mapping[str, Any] | None = None,
+    mergekit: Sequence[Mergekit] = (),
 ) -> Callable[[Callable[..., Any]], Method]:
     """Make a `Method` of a function; the space and the base come from its signature.
 
@@ -224,6 +268,7 @@ def method(
             statistics=statistics,
             base=policy,
             space="delta" if delta else "weight",
+            unit=unit,
             min_experts=min_experts,
             max_experts=max_experts,
             ordered=ordered,
@@ -232,7 +277,7 @@ def method(
             tolerance=tolerance,
             shortcut=shortcut,
             check=check,
-            mergekit=dict(mergekit or {}),
+            mergekit=tuple(mergekit),
         )
 
     return wrap

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from zoo.contract import AGAIN, Chunk, Statistic
@@ -114,6 +113,7 @@ class _Run:
             device,
             element_bytes(self.models) == 8,
             progress.advance,
+            self.method.unit,
         )
         self.drift = float(plan.lock["max_norm_drift"])
         self.stats: dict[str, Any] = {}
@@ -272,10 +272,9 @@ class _Run:
             base = torch.empty(0, device=self.device) if self.base else None
         del parts
         shape = task.info.shape
-        whole = Chunk(task.known_as, shape, 0, n, 0, 1)
         result = self._call(
             task,
-            whole,
+            task.whole,
             models.reshape(len(self.experts), *shape),
             None if base is None else base.reshape(shape),
             {},
@@ -392,7 +391,8 @@ class _Run:
         copy: bool = False,
     ) -> Iterator[tuple[Chunk, torch.Tensor, torch.Tensor | None]]:
         """(chunk, experts or deltas (e, n), base (n,) or None), in buffers that are reused."""
-        for chunk, values in self.reader.chunks(task.info.name, self.checkpoints, wants):
+        named = self.reader.chunks(task.info.name, self.checkpoints, wants, task.whole)
+        for chunk, values in named:
             if self.stop.is_set():
                 raise _Stopped
             if gate is not None:
@@ -402,8 +402,6 @@ class _Run:
             if self.method.space == "delta":
                 assert base is not None
                 models.sub_(base)
-            if task.alias_of is not None:
-                chunk = replace(chunk, tensor=task.alias_of)
             if copy:
                 models, base = models.clone(), base if base is None else base.clone()
             yield chunk, models, base

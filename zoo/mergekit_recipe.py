@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import InvalidRecipe
+from zoo.errors import InvalidRecipe, did_you_mean
 from zoo.recipe import Expert, Recipe, mapping, output_dtype, refuse_unknown, sequence
 from zoo.schedule import Value, is_rules
 
 if TYPE_CHECKING:
-    from zoo.contract import Method
+    from zoo.contract import Mergekit, Method
 
 _KEYS = (
     "merge_method",
@@ -29,27 +29,6 @@ _KEYS = (
 )
 _LATER = ("modules", "tokenizer", "tokenizer_source", "chat_template")
 _MODEL_KEYS = ("model", "parameters", "layer_range")
-
-# Our name for each of mergekit's parameters; None: it changes nothing here.
-_PARAMETERS: dict[str, dict[str, str | None]] = {
-    "linear": {"weight": "weight", "normalize": "normalize"},
-    "slerp": {"t": "t"},
-    "task_arithmetic": {
-        "weight": "weight",
-        "lambda": "lambda",
-        "normalize": "normalize",
-        "int8_mask": None,
-        "rescale": None,
-    },
-    "ties": {
-        "weight": "weight",
-        "density": "density",
-        "lambda": "lambda",
-        "normalize": "merge",
-        "int8_mask": None,
-        "rescale": None,
-    },
-}
 
 
 def read_mergekit(document: Mapping[str, Any], methods: Mapping[str, Method]) -> Recipe:
@@ -70,38 +49,38 @@ def read_mergekit(document: Mapping[str, Any], methods: Mapping[str, Method]) ->
             )
     refuse_unknown(document, (*_KEYS, *_LATER), "the mergekit document")
     name = document["merge_method"]
-    if not isinstance(name, str) or name not in _PARAMETERS:
-        from zoo.errors import did_you_mean
-
+    known = {
+        entry.name: (method, entry) for method in methods.values() for entry in method.mergekit
+    }
+    if not isinstance(name, str) or name not in known:
         raise InvalidRecipe(
-            f"mergekit's method `{name}` is not supported yet.",
-            how=did_you_mean(str(name), tuple(_PARAMETERS)),
+            f"No method here means mergekit's `{name}`.",
+            how=did_you_mean(str(name), tuple(known)),
             method=name,
         )
-    method = methods[name]
+    method, meaning = known[name]
     entries, layers = _models(document)
     base = document.get("base_model")
     if base is not None:
         base = _path(base)
-    parameters, notes = _translate(name, mapping(document.get("parameters", {}), "parameters"))
-    parameters = {**method.mergekit, **parameters}
+    parameters, notes = _translate(meaning, mapping(document.get("parameters", {}), "parameters"))
+    parameters = {**meaning.sets, **parameters}
     experts = []
     for entry in entries:
         refuse_unknown(entry, _MODEL_KEYS, "a model")
-        own, more = _translate(name, mapping(entry.get("parameters") or {}, "parameters"))
+        own, more = _translate(meaning, mapping(entry.get("parameters") or {}, "parameters"))
         notes = (*notes, *more)
         experts.append(Expert(_path(entry.get("model")), own))
-    if name == "slerp":
-        experts, base = _slerp_ends(experts, base), None
-    elif base is not None and name != "linear":
-        # mergekit lets the base stand among the models, and leaves it out of the sum.
-        experts = [e for e in experts if e.model != base]
-    if name == "slerp":
+    if meaning.base == "first":
+        experts, base = _ends(name, experts, base), None
         parameters.update(experts[1].parameters)
         experts = [Expert(e.model) for e in experts]
+    elif base is not None and meaning.base == "base":
+        # mergekit lets the base stand among the models, and leaves it out of the sum.
+        experts = [e for e in experts if e.model != base]
     dtype = document.get("out_dtype") or document.get("dtype")
     return Recipe(
-        method=name,
+        method=method.name,
         experts=tuple(experts),
         base=base,
         parameters=parameters,
@@ -142,25 +121,24 @@ def _models(document: Mapping[str, Any]) -> tuple[list[dict[str, Any]], int | No
     return sources, layer_range[1]
 
 
-def _translate(method: str, given: Mapping[str, Any]) -> tuple[dict[str, Value], tuple[str, ...]]:
-    names = _PARAMETERS[method]
-    refuse_unknown(given, tuple(names), f"mergekit's `{method}`", noun="parameter")
+def _translate(
+    meaning: Mergekit, given: Mapping[str, Any]
+) -> tuple[dict[str, Value], tuple[str, ...]]:
+    refuse_unknown(given, tuple(meaning.names), f"mergekit's `{meaning.name}`", noun="parameter")
     found: dict[str, Value] = {}
     notes = []
     for name, value in given.items():
-        ours = names[name]
-        if name == "rescale" and value is not False:
-            raise InvalidRecipe("mergekit's `rescale` is not supported yet.", parameter=name)
+        ours = meaning.names[name]
         if ours is None:
-            notes.append(f"`{name}` has no effect here: masks are never stored.")
-        elif ours == "merge":
-            if not isinstance(value, bool):
-                raise InvalidRecipe(
-                    f"`{name}` must be true or false, not {value!r}.", parameter=name
-                )
-            found[ours] = "mean" if value else "sum"
-        else:
+            notes.append(f"`{name}` has no effect here.")
+        elif isinstance(ours, str):
             found[ours] = _schedule(value)
+        else:
+            parameter, values = ours
+            if not isinstance(value, (bool, int, float, str)) or value not in values:
+                allowed = " or ".join(str(v).lower() for v in values)
+                raise InvalidRecipe(f"`{name}` must be {allowed}, not {value!r}.", parameter=name)
+            found[parameter] = values[value]
     return found, tuple(notes)
 
 
@@ -174,12 +152,12 @@ def _schedule(value: Any) -> Value:
     return {"gradient": value} if isinstance(value, list) else value
 
 
-def _slerp_ends(experts: list[Expert], base: str | None) -> list[Expert]:
+def _ends(method: str, experts: list[Expert], base: str | None) -> list[Expert]:
     """mergekit's slerp goes from `base_model` to the other model."""
     others = [e for e in experts if e.model != base]
     if base is None or len(others) != 1 or len(experts) > 2:
         raise InvalidRecipe(
-            "mergekit's slerp takes `base_model`, where the arc begins, and one other model.",
+            f"mergekit's {method} takes `base_model`, where the arc begins, and one other model.",
             f"Here `base_model` is {base!r}, and the models are {[e.model for e in experts]}.",
         )
     return [Expert(base), others[0]]

@@ -5,15 +5,18 @@ Only headers are looked at. The plan also predicts what the merge will cost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from zoo.checkpoint import Checkpoint, TensorInfo
+from zoo.contract import Chunk, chunk_length
 from zoo.dtypes import DTYPES
-from zoo.errors import IncompatibleModels, InvalidRecipe
+from zoo.errors import IncompatibleModels, InvalidRecipe, did_you_mean
 from zoo.recipe import parameters_at
 from zoo.schedule import depths, layer_count
+from zoo.schedule import layers as blocks_of
 
 if TYPE_CHECKING:
     import torch
@@ -59,11 +62,20 @@ class Task:
     """The method's parameters for this tensor."""
     alias_of: str | None = None
     """The tensor this one is tied to: it is merged alike, and counted once in statistics."""
+    block: tuple[int, int] | None = None
+    """(layer, layers of its stack), for a tensor of a block."""
 
     @property
     def known_as(self) -> str:
         """The name that statistics, chunks and randomness go by: tied tensors share one."""
         return self.alias_of or self.info.name
+
+    @property
+    def whole(self) -> Chunk:
+        """The tensor as one chunk."""
+        layer, layers = self.block or (None, 0)
+        n = self.info.elements
+        return Chunk(self.known_as, self.info.shape, 0, n, 0, 1, layer, layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +223,17 @@ def _budget(
         fits = method.needs != "tensor" or peak <= memory
         return _Budget(threads if fits else 0, 1, peak, largest)
 
+    longest = max(
+        (
+            min(t.info.elements, chunk_length(t.info.shape, lock["chunk"], method.unit))
+            for t in tasks
+            if t.source is None
+        ),
+        default=0,
+    )
+
     def needed(threads: int, blocks: int) -> int:
-        streaming = chunk_memory(len(models), lock["chunk"], blocks, width)
+        streaming = chunk_memory(len(models), longest, blocks, width)
         return RUNTIME_BYTES + shared + threads * (each + streaming)
 
     fitting = [n for n in range(1, threads + 1) if needed(n, 1) <= memory]
@@ -345,7 +366,8 @@ def _tasks(
 ) -> list[Task]:
     donor = base or experts[0]
     carried_from = BASE if base else 0
-    depth = depths(donor.checkpoint.tensors)
+    depth, blocks = depths(donor.checkpoint.tensors), blocks_of(donor.checkpoint.tensors)
+    excluded = _excluded(lock["exclude"], donor)
     tied = _tied(experts, base)
     settings: dict[str, Any] = {}
     checked: dict[int, str | None] = {}
@@ -353,6 +375,10 @@ def _tasks(
     for name, info in donor.checkpoint.tensors.items():
         if not DTYPES[info.dtype].merges:
             tasks.append(Task(TensorInfo(name, info.dtype, info.shape), carried_from))
+            continue
+        if name in excluded:
+            kept = TensorInfo(name, lock["dtype"] or info.dtype, info.shape)
+            tasks.append(Task(kept, carried_from, alias_of=tied.get(name)))
             continue
         origin = tied.get(name, name)  # tied tensors take the settings of the one they are tied to
         values = parameters_at(method, lock["parameters"], origin, depth[origin])
@@ -370,11 +396,31 @@ def _tasks(
         if source == BASE and base is None:
             source = None
         out = TensorInfo(name, lock["dtype"] or info.dtype, info.shape)
-        tasks.append(Task(out, source, values, tied.get(name)))
+        tasks.append(Task(out, source, values, tied.get(name), blocks.get(origin)))
     _note_buffers(tasks, found)
     _note_carried(tasks, [*experts, *([base] if base else [])], donor, found)
     _check_statistics(method, [t for t in tasks if t.source is None], len(experts))
     return tasks
+
+
+def _excluded(patterns: Sequence[str], donor: Model) -> Collection[str]:
+    """Tensors that keep the donor's values, by glob patterns.
+
+    Raises:
+        InvalidRecipe: a pattern fits no tensor.
+    """
+    names = list(donor.checkpoint.tensors)
+    found: set[str] = set()
+    for pattern in patterns:
+        fits = [n for n in names if fnmatchcase(n, pattern)]
+        if not fits:
+            raise InvalidRecipe(
+                f"`exclude` names `{pattern}`, and no tensor of `{donor.label}` fits.",
+                how=did_you_mean(pattern, names),
+                pattern=pattern,
+            )
+        found.update(fits)
+    return found
 
 
 def _check_statistics(method: Method, merged: Sequence[Task], experts: int) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from zoo.checkpoint import Checkpoint
-from zoo.contract import CHUNK, Chunk
+from zoo.contract import CHUNK, Chunk, Unit, chunk_length
 from zoo.dtypes import DTYPES, torch_dtype
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ class Reader:
 
     Args:
         chunk: elements per chunk.
+        unit: `row` cuts chunks at the ends of rows.
         blocks: chunks read from a file at a time: a large read costs less per byte, and small
             chunks stay in cache.
         device: where the values are wanted.
@@ -34,8 +36,10 @@ class Reader:
         device: str = "cpu",
         wide: bool = False,
         on_bytes: Callable[[int], None] = lambda n: None,
+        unit: Unit = "element",
     ) -> None:
         self.chunk = chunk
+        self.unit = unit
         self.blocks = blocks
         self.device = device
         self.wide = wide
@@ -47,22 +51,28 @@ class Reader:
         name: str,
         checkpoints: Sequence[Checkpoint],
         wants: Callable[[Chunk], bool] | None = None,
+        whole: Chunk | None = None,
     ) -> Iterator[tuple[Chunk, torch.Tensor]]:
         """(chunk, values (m, n)) of one tensor of m checkpoints.
 
         The values lie in a buffer that the next chunk overwrites.
+
+        Args:
+            whole: what all chunks say of the tensor: the name it goes by, and its layer.
         """
         import torch
 
         infos = [c.tensors[name] for c in checkpoints]
         shape, n = infos[0].shape, infos[0].elements
-        work = self._work(len(infos) * min(self.chunk, n))
-        count = -(-n // self.chunk)
-        per_block = self.chunk * self.blocks
+        length = chunk_length(shape, self.chunk, self.unit)
+        work = self._work(len(infos) * min(length, n))
+        count = -(-n // length)
+        per_block = length * self.blocks
+        whole = whole or Chunk(name, shape, 0, n, 0, 1)
         for block in range(0, n, per_block):
             chunks = [
-                Chunk(name, shape, at, min(at + self.chunk, n), at // self.chunk, count)
-                for at in range(block, min(block + per_block, n), self.chunk)
+                replace(whole, start=at, stop=min(at + length, n), index=at // length, count=count)
+                for at in range(block, min(block + per_block, n), length)
             ]
             chunks = [c for c in chunks if wants is None or wants(c)]
             if not chunks:

@@ -9,6 +9,8 @@ Our form (unknown keys are refused):
       - {model: code@best, weight: 0.5}
     select: {where: "kind = 'expert'", order_by: name, limit: 4}     # in place of experts
     parameters: {density: 0.2, lambda: 1.0}
+    exclude: ["lm_head.*"]       # these keep the base's values
+    compat: mergekit             # defaults that mean what mergekit means by the method
     seed: 0
     dtype: bfloat16
     data: {task: digits, split: train}      # for methods that need data
@@ -80,6 +82,9 @@ class Recipe:
     """A query for the experts: `where`, `order_by`, `limit`; in place of `experts`."""
     parameters: Mapping[str, Value] = field(default_factory=dict)
     """Values for the method's parameters; those left out have the method's defaults."""
+    exclude: tuple[str, ...] = ()
+    """Glob patterns of tensors that keep the values of the base, or of the first expert, and
+    count in no statistic: heads, for instance."""
     seed: int = 0
     """For methods that draw random numbers; 0 to 2^63 - 1."""
     dtype: str | None = None
@@ -100,6 +105,8 @@ _KEYS = (
     "experts",
     "select",
     "parameters",
+    "exclude",
+    "compat",
     "seed",
     "dtype",
     "data",
@@ -149,17 +156,35 @@ def read_recipe(source: str | Path | Mapping[str, Any], methods: Mapping[str, Me
             raise InvalidRecipe("`data` names no task.", how="Add `task: NAME`.", key="data")
         data = Data(**{key: _text(value, key) or "" for key, value in source_of.items()})
     dtype = document.get("dtype")
+    settings = mapping(document.get("parameters", {}), "parameters")
+    if "compat" in document:
+        settings = {**_compatible(document["compat"], document["method"], methods), **settings}
+    excluded = sequence(document.get("exclude", ()), "exclude")
     return Recipe(
         method=document["method"],
         experts=tuple(_expert(e) for e in sequence(document.get("experts", ()), "experts")),
         base=_text(document.get("base"), "base"),
         select=select,
-        parameters=mapping(document.get("parameters", {}), "parameters"),
+        parameters=settings,
+        exclude=tuple(_text(pattern, "exclude") or "" for pattern in excluded),
         seed=_integer(document.get("seed", 0), "seed"),
         dtype=None if dtype is None else output_dtype(dtype),
         data=data,
         max_norm_drift=_ratio(document.get("max_norm_drift", MAX_NORM_DRIFT), "max_norm_drift"),
     )
+
+
+def _compatible(tool: Any, method: str, methods: Mapping[str, Method]) -> Mapping[str, Value]:
+    """The parameters that make a method mean what another tool means by it."""
+    if tool != "mergekit":
+        raise InvalidRecipe(f"`compat` can be `mergekit`, not {tool!r}.", key="compat")
+    known = methods[method].mergekit if method in methods else ()
+    own = [entry for entry in known if entry.name == method] or list(known)
+    if not own:
+        raise InvalidRecipe(
+            f"mergekit has no method like `{method}`.", how="Leave out `compat`.", method=method
+        )
+    return own[0].sets
 
 
 def output_dtype(word: str) -> str:
@@ -244,6 +269,7 @@ def lock(
         "base": base,
         "experts": list(experts),
         "parameters": given,
+        "exclude": list(recipe.exclude),
         "seed": recipe.seed,
         "dtype": recipe.dtype,
         "data": asdict(recipe.data) if recipe.data else None,

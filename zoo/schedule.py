@@ -77,19 +77,33 @@ def value_at(value: Value, tensor: str, depth: float) -> Any:
     return value
 
 
+def layers(tensors: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """(layer, layers of its stack) of each tensor that belongs to a block.
+
+    A stack is all that is numbered under one prefix: an encoder and a decoder are two.
+    """
+    found = {name: m for name in tensors if (m := _LAYER.search(name))}
+    counts: dict[str, int] = {}
+    for m in found.values():
+        stack = m.string[: m.start(1)]
+        counts[stack] = max(counts.get(stack, 0), int(m.group(1)) + 1)
+    return {n: (int(m.group(1)), counts[n[: m.start(1)]]) for n, m in found.items()}
+
+
 def depths(tensors: Iterable[str]) -> dict[str, float]:
     """Depth of each tensor, from 0 to 1."""
-    layers = {name: int(m.group(1)) for name in tensors if (m := _LAYER.search(name))}
-    last = max(layers.values(), default=0)
-    return {
-        name: (layers[name] / last if last else 0.0)
-        if name in layers
-        else (0.0 if _FRONT.search(name) else 1.0)
-        for name in tensors
-    }
+    names = list(tensors)
+    blocks = layers(names)
+    found = {}
+    for name in names:
+        if name in blocks:
+            layer, count = blocks[name]
+            found[name] = layer / (count - 1) if count > 1 else 0.0
+        else:
+            found[name] = 0.0 if _FRONT.search(name) else 1.0
+    return found
 
 
 def layer_count(tensors: Iterable[str]) -> int:
-    """Number of layers the names show; 0 when none do."""
-    found = [int(m.group(1)) for name in tensors if (m := _LAYER.search(name))]
-    return max(found) + 1 if found else 0
+    """Number of layers the names show, of the deepest stack; 0 when none do."""
+    return max((count for _, count in layers(tensors).values()), default=0)

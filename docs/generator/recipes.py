@@ -23,9 +23,9 @@ def recipe() -> str:
     defaults = {f.name: f.default for f in dataclasses.fields(module.Recipe)}
     keys = [(code(key), scalar(defaults[key]), meanings[key]) for key in module._KEYS]
     accepted = [
-        (code(m.name), ", ".join(map(code, mergekit._PARAMETERS[m.name])), settings(m.mergekit))
+        (code(entry.name), code(m.name), ", ".join(map(code, entry.names)), settings(entry.sets))
         for m in bundled_methods()
-        if m.name in mergekit._PARAMETERS
+        for entry in m.mergekit
     ]
     return "\n\n".join(
         [
@@ -40,7 +40,7 @@ def recipe() -> str:
             inspect.cleandoc(mergekit.__doc__ or ""),
             f"Keys: {', '.join(map(code, mergekit._KEYS))}. "
             f"Refused, not silently ignored: {', '.join(map(code, mergekit._LATER))}.",
-            table(["merge_method", "parameters", "what is set for it"], accepted),
+            table(["merge_method", "method here", "parameters", "what is set for it"], accepted),
             "## The lock",
             prose(module.lock.__doc__),
             "It is stored with the run, and its JSON digest is the run's `recipe_digest`. "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
-from zoo import Method, PerExpert, hookimpl, method
+from zoo import Mergekit, Method, PerExpert, hookimpl, method
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ def _zero_sum(p: Any, experts: int) -> str | None:
     version="1.0.0",
     shortcut=_only_one,
     check=_zero_sum,
-    mergekit={"normalize": True},
+    mergekit=[Mergekit("linear", {"weight": "weight", "normalize": "normalize"}, base="expert")],
 )
 def linear(
     experts: torch.Tensor,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt
 
-from zoo import Chunk, Method, Statistic, hookimpl, method
+from zoo import Chunk, Mergekit, Method, Statistic, hookimpl, method
 
 if TYPE_CHECKING:
     import torch
@@ -70,6 +70,7 @@ def _inside(p: Any, experts: int) -> str | None:
     tolerance=1e-6,
     shortcut=_endpoint,
     check=_inside,
+    mergekit=[Mergekit("slerp", {"t": "t"}, base="first")],
 )
 def slerp(
     experts: torch.Tensor,

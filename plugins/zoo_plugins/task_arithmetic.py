@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
-from zoo import Method, PerExpert, hookimpl, method
+from zoo import Mergekit, Method, PerExpert, hookimpl, method
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,12 @@ def _trivial(p: Any, experts: int) -> int | None:
     "task_arithmetic",
     version="1.0.0",
     shortcut=_trivial,
-    mergekit={"lambda": 1.0, "normalize": False},
+    mergekit=[
+        Mergekit(
+            "task_arithmetic",
+            {"weight": "weight", "lambda": "lambda", "normalize": "normalize", "int8_mask": None},
+        )
+    ],
 )
 def task_arithmetic(
     deltas: torch.Tensor,

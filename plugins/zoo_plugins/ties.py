@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from zoo import Chunk, Fraction, Method, PerExpert, Statistic, hookimpl, method
+from zoo import Chunk, Fraction, Mergekit, Method, PerExpert, Statistic, hookimpl, method
 from zoo.stages.magnitude import Magnitudes
 from zoo.stages.magnitude import trim as cut_off
 from zoo.stages.signs import Majority, add_up, elect, fuse, weigh
@@ -53,12 +53,24 @@ def _no_majority(p: Any, experts: int) -> str | None:
     statistics=_statistics,
     shortcut=_trivial,
     check=_no_majority,
-    mergekit={
-        "density": 1.0,
-        "scope": "tensor",
-        "trim": "at_least_one",
-        "zero_sign": "positive",
-    },
+    mergekit=[
+        Mergekit(
+            "ties",
+            {
+                "weight": "weight",
+                "density": "density",
+                "lambda": "lambda",
+                "normalize": ("merge", {True: "mean", False: "sum"}),
+                "int8_mask": None,
+            },
+            {
+                "density": 1.0,
+                "scope": "tensor",
+                "trim": "at_least_one",
+                "zero_sign": "positive",
+            },
+        )
+    ],
 )
 def ties(
     deltas: torch.Tensor,

@@ -35,7 +35,7 @@ def command(session: Session, name: str | None, as_json: bool) -> None:
                 **_summary(method, plugins),
                 "doc": _doc(method),
                 "parameters": method.parameters.model_json_schema()["properties"],
-                "mergekit": method.mergekit,
+                "mergekit": [{"name": m.name, "sets": dict(m.sets)} for m in method.mergekit],
                 "code_hash": method.code_hash,
             }
         )
