@@ -24,10 +24,9 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.errors import PluginError
@@ -136,7 +135,7 @@ class Mergekit:
     names: Mapping[str, str | tuple[str, Mapping[Any, Any]] | None]
     """mergekit's parameters: our name; or our name and our value for each of theirs; or None for
     one that changes nothing here."""
-    sets: Mapping[str, Any] = MappingProxyType({})
+    sets: Mapping[str, Any] = field(default_factory=dict)
     """Our parameters that make the method mean what mergekit means."""
     base: Literal["base", "first", "expert"] = "base"
     """What mergekit's `base_model` is: our base; our first expert (`first`); or a name for where
