@@ -223,14 +223,10 @@ def _budget(
         fits = method.needs != "tensor" or peak <= memory
         return _Budget(threads if fits else 0, 1, peak, largest)
 
-    longest = max(
-        (
-            min(t.info.elements, chunk_length(t.info.shape, lock["chunk"], method.unit))
-            for t in tasks
-            if t.source is None
-        ),
-        default=0,
+    lengths = (
+        chunk_length(t.info.shape, lock["chunk"], method.unit) for t in tasks if t.source is None
     )
+    longest = max(lengths, default=lock["chunk"])
 
     def needed(threads: int, blocks: int) -> int:
         streaming = chunk_memory(len(models), longest, blocks, width)

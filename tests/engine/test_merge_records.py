@@ -66,6 +66,7 @@ def test_the_run_says_what_was_done(registry: Registry, version: zoo.Version) ->
             "trim": "exact",
             "zero_sign": "majority",
         },
+        "exclude": [],
         "seed": 11,
         "dtype": "BF16",
         "data": None,

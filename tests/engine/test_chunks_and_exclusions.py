@@ -1,0 +1,137 @@
+"""What chunks hold and say: whole rows, layers; and tensors that a recipe keeps out of a merge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from small_models import State
+
+import zoo
+from zoo import Chunk, Mergekit, Registry, method
+from zoo.errors import InvalidRecipe
+from zoo.in_memory import merge
+
+Register = Callable[..., zoo.Version]
+Load = Callable[..., State]
+
+
+def rows_seen() -> tuple[Any, list[Chunk]]:
+    """A method on whole rows that ranks each one, and the chunks it was given."""
+    seen: list[Chunk] = []
+
+    @method("ranks", version="1.0.0", unit="row")
+    def ranks(experts: torch.Tensor, *, chunk: Chunk) -> torch.Tensor:
+        """The rank of each entry in its row."""
+        seen.append(chunk)
+        rows = experts[0].view(-1, chunk.row) if chunk.row else experts[0]
+        return rows.argsort(-1).argsort(-1).float().flatten()
+
+    return ranks, seen
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (3, 2, 4), (7,), (1, 9), (4, 1), (), (0, 3), (3, 0)])
+@pytest.mark.parametrize("chunk", [1, 4, 11, 1000])
+def test_a_method_on_rows_gets_whole_rows_however_long_they_are(
+    shape: tuple[int, ...], chunk: int
+) -> None:
+    ranks, seen = rows_seen()
+    values = torch.rand(shape)
+
+    merged = merge(ranks, [{"w": values}], chunk=chunk)["w"]
+
+    rows = values.reshape(shape[0], -1) if len(shape) > 1 and values.numel() else values.flatten()
+    expected = rows.argsort(-1).argsort(-1).float().reshape(shape)
+    torch.testing.assert_close(merged, expected)
+    for c in seen:
+        assert 0 == c.start % c.row == (c.stop - c.start) % c.row
+        assert c.stop - c.start <= max(chunk, c.row)
+
+
+def test_chunks_say_which_layer_of_which_stack_they_are_of() -> None:
+    found: dict[str, tuple[int | None, int]] = {}
+
+    @method("listener", version="1.0.0")
+    def listener(experts: torch.Tensor, *, chunk: Chunk) -> torch.Tensor:
+        """The first expert."""
+        found[chunk.tensor] = (chunk.layer, chunk.layers)
+        return experts[0]
+
+    names = ["embed.weight", "encoder.layers.1.w", "encoder.layers.0.w", "decoder.layers.0.w"]
+    merge(listener, [{name: torch.ones(2) for name in names}])
+
+    assert {
+        "embed.weight": (None, 0),
+        "encoder.layers.0.w": (0, 2),
+        "encoder.layers.1.w": (1, 2),
+        "decoder.layers.0.w": (0, 1),
+    } == found
+
+
+def test_excluded_tensors_keep_the_base_and_count_in_no_statistic(
+    register: Register, registry: Registry, load: Load
+) -> None:
+    body = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    register("base", {"body": torch.zeros(4), "head.w": torch.full((4,), 9.0)}, kind="base")
+    register("one", {"body": body, "head.w": torch.full((4,), 100.0)}, base="base")
+    recipe = {
+        "method": "ties",
+        "base": "base",
+        "experts": ["one"],
+        "parameters": {"density": 0.5},
+        "exclude": ["head.*"],
+    }
+
+    version = registry.merge(recipe, name="merged")
+
+    assert version is not None
+    found = load(registry.path(version.ref))
+    # With the head counted, half of all entries would be the head's four and nothing of the body.
+    assert [0.0, 0.0, 3.0, 4.0] == found["body"].tolist()
+    assert [9.0] * 4 == found["head.w"].tolist()
+    assert registry.verify("merged", replay=True)
+
+
+def test_a_pattern_that_excludes_nothing_is_a_mistake(
+    register: Register, registry: Registry
+) -> None:
+    register("one", {"body": torch.ones(4)})
+    recipe = {"method": "linear", "experts": ["one"], "exclude": ["bodi"]}
+
+    with pytest.raises(InvalidRecipe, match=r"`exclude` names `bodi`.*Did you mean `body`"):
+        registry.merge(recipe, name="merged")
+
+
+def test_compat_means_what_mergekit_means_and_what_is_given_stands(
+    register: Register, registry: Registry, load: Load
+) -> None:
+    register("base", {"w": torch.zeros(3), "b": torch.zeros(1)}, kind="base")
+    register("one", {"w": torch.tensor([5.0, 6.0, 7.0]), "b": torch.ones(1)}, base="base")
+    recipe = {"method": "ties", "base": "base", "experts": ["one"], "compat": "mergekit"}
+
+    registry.merge(recipe, name="whole")
+    registry.merge({**recipe, "parameters": {"density": 0.4}}, name="trimmed")
+
+    assert [5.0, 6.0, 7.0] == load(registry.path("whole"))["w"].tolist()
+    # One entry of each tensor: the trim is by tensor, and keeps at least one.
+    assert [0.0, 0.0, 7.0] == load(registry.path("trimmed"))["w"].tolist()
+    assert [1.0] == load(registry.path("trimmed"))["b"].tolist()
+
+
+def test_compat_with_what_is_not_there_is_refused(register: Register, registry: Registry) -> None:
+    register("one", {"w": torch.ones(4)})
+
+    with pytest.raises(InvalidRecipe, match="`compat` can be `mergekit`"):
+        registry.merge({"method": "linear", "experts": ["one"], "compat": "torch"}, name="m")
+
+
+def test_a_method_declares_its_names_in_mergekit() -> None:
+    @method("twice", version="1.0.0", mergekit=[Mergekit("double", {"weight": None})])
+    def twice(experts: torch.Tensor) -> torch.Tensor:
+        """Twice the first expert."""
+        return experts[0].mul_(2)
+
+    assert ["double"] == [entry.name for entry in twice.mergekit]
+    assert {} == twice.mergekit[0].sets
