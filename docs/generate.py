@@ -1,4 +1,4 @@
-"""Write the reference pages from the code they describe.
+"""Write the reference pages, and the pictures on them, from the code they describe.
 
     python docs/generate.py            write docs/reference/
     python docs/generate.py --check    write nothing; show what is out of date and exit 1
@@ -19,6 +19,7 @@ from generator.database import queries, tables
 from generator.errors import errors
 from generator.json_shapes import json_shapes
 from generator.methods import bundled_methods, method_page, methods_index
+from generator.pictures import picture
 from generator.plugins import extensions, hooks
 from generator.python_api import python_api
 from generator.recipes import recipe
@@ -28,7 +29,7 @@ NOTE = "<!-- Written by docs/generate.py from the code. Do not edit. -->\n"
 
 
 def pages() -> dict[str, str]:
-    """Every generated page: path below `docs/reference` -> Markdown."""
+    """Every generated page and picture: path below `docs/reference` -> text."""
     made: dict[str, Callable[[], str]] = {
         "cli.md": cli,
         "errors.md": errors,
@@ -43,7 +44,10 @@ def pages() -> dict[str, str]:
     }
     texts = {path: page() for path, page in made.items()}
     for method in bundled_methods():
-        texts[f"methods/{method.name}.md"] = method_page(method)
+        shown = picture(method)
+        texts[f"methods/{method.name}.md"] = method_page(method, shown)
+        if shown:
+            texts[f"methods/{method.name}.svg"] = shown.svg
     return {path: NOTE + "\n" + text.strip() + "\n" for path, text in sorted(texts.items())}
 
 
@@ -54,8 +58,8 @@ def main(arguments: list[str]) -> int:
     wanted = pages()
     there = {
         str(p.relative_to(REFERENCE)): p.read_text(encoding="utf-8")
-        for p in REFERENCE.rglob("*.md")
-        if p.read_text(encoding="utf-8").startswith(NOTE)
+        for p in REFERENCE.rglob("*")
+        if p.suffix in (".md", ".svg") and p.read_text(encoding="utf-8").startswith(NOTE)
     }
     changed = [p for p in sorted(wanted | there) if wanted.get(p) != there.get(p)]
     for path in changed:

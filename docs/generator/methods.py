@@ -1,10 +1,12 @@
-"""The pages on merge methods: a list, and one page each."""
+"""The pages on merge methods: a list, and for each a page with its picture."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from generator.markdown import code, fenced, prose, table
+from generator.docstring import take_apart
+from generator.markdown import code, fenced, table
+from generator.pictures import Picture
 
 if TYPE_CHECKING:
     from zoo.contract import Method
@@ -51,35 +53,86 @@ def experts_of(method: Method) -> str:
     )
 
 
-def method_page(method: Method) -> str:
+def method_page(method: Method, shown: Picture | None) -> str:
+    doc = take_apart(method.function.__doc__)
+    parts = [f"# {method.name}", doc.summary]
+    if shown:
+        parts += [f"![{method.name} on toy tensors]({method.name}.svg)", shown.caption]
+    parts += ["## Formula", doc.text] if doc.text else []
+    if "When" in doc.sections:
+        parts += ["## When to use it", doc.sections["When"]]
+    parts += ["## Parameters", parameters_text(method)]
+    titles = {"Cost": "Cost", "Source": "Source", "Departs": "Departures from the source"}
+    for section, title in titles.items():
+        if section in doc.sections:
+            parts += [f"## {title}", sentence(doc.sections[section])]
+    parts += ["## In a mergekit recipe", mergekit_text(method)]
+    parts += ["## Contract", contract_table(method)]
+    return "\n\n".join(parts)
+
+
+def sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def contract_table(method: Method) -> str:
     tolerance = f", tolerance {method.tolerance:g} elsewhere" if method.replay != "exact" else ""
     facts = [
         ("version", method.version),
         ("base", method.base),
         ("experts", experts_of(method)),
         ("works on", "deltas (expert minus base)" if method.space == "delta" else "weights"),
-        ("needs", method.needs),
+        ("needs", method.needs + (", in whole rows" if method.unit == "row" else "")),
         ("order of experts matters", "yes" if method.ordered else "no"),
         ("deterministic", "yes" if method.deterministic else "no"),
         ("replay", method.replay + tolerance),
-        ("in a mergekit recipe", mergekit_text(method)),
     ]
-    return "\n\n".join(
-        [
-            f"# {method.name}",
-            prose(method.function.__doc__),
-            "## Parameters",
-            parameters_text(method),
-            "## Contract",
-            table(["property", "value"], facts),
-        ]
-    )
+    return table(["property", "value"], facts)
+
+
+BASES = {
+    "base": "",
+    "first": "`base_model` is the first expert, and the other model the second.",
+    "expert": "`base_model` names only where the tokenizer comes from: a base that stands among "
+    "the models is an expert like the others.",
+}
+"""What `Mergekit.base` says, in words."""
 
 
 def mergekit_text(method: Method) -> str:
+    """What each of mergekit's names for a method means here."""
     if not method.mergekit:
-        return "same parameters"
-    return ", ".join(f"`{k}={v}`" for k, v in method.mergekit.items())
+        return "mergekit has no method that means this."
+    parts = []
+    for entry in method.mergekit:
+        words = [f"`merge_method: {entry.name}` means `{method.name}`"]
+        if entry.sets:
+            sets = ", ".join(f"`{name}={in_yaml(value)}`" for name, value in entry.sets.items())
+            words[0] += f" with {sets}, where the recipe does not say otherwise"
+        words[0] += "."
+        words += [BASES[entry.base]] if BASES[entry.base] else []
+        text = " ".join(words)
+        if entry.names:
+            rows = [(code(name), meaning(name, ours)) for name, ours in entry.names.items()]
+            text += "\n\n" + table(["its parameter", "here"], rows)
+        parts.append(text)
+    return "\n\n".join(parts)
+
+
+def meaning(theirs: str, ours: Any) -> str:
+    if ours is None:
+        return "no effect"
+    if isinstance(ours, str):
+        return "the same" if ours == theirs else code(ours)
+    name, values = ours
+    return ", ".join(f"{in_yaml(k)}: `{name}={in_yaml(v)}`" for k, v in values.items())
+
+
+def in_yaml(value: object) -> str:
+    """As a recipe writes it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)
 
 
 def parameters_text(method: Method) -> str:
@@ -91,17 +144,13 @@ def parameters_text(method: Method) -> str:
     rows = []
     for name, field in schema.get("properties", {}).items():
         required = name in schema.get("required", ())
-        default = "required" if required else code(python_value(field.get("default")))
+        default = "required" if required else code(in_yaml(field.get("default")))
         per = "per expert, or one for all" if name in many else ""
         kind = "; ".join(part for part in (type_text(field, name in many), per) if part)
         rows.append((code(name), kind, default, field.get("description", "")))
     if not rows:
         return "None."
     return table(["name", "type", "default", "meaning"], rows)
-
-
-def python_value(value: object) -> object:
-    return "null" if value is None else value
 
 
 def type_text(field: dict[str, Any], per_expert: bool = False) -> str:

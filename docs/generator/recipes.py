@@ -21,6 +21,10 @@ def recipe() -> str:
 
     meanings = {name: text for name, _, text in attributes(module.Recipe)}
     defaults = {f.name: f.default for f in dataclasses.fields(module.Recipe)}
+    meanings["compat"], defaults["compat"] = (
+        inspect.cleandoc(module._compatible.__doc__ or ""),
+        None,
+    )
     keys = [(code(key), scalar(defaults[key]), meanings[key]) for key in module._KEYS]
     accepted = [
         (code(entry.name), code(m.name), ", ".join(map(code, entry.names)), settings(entry.sets))

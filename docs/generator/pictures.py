@@ -1,0 +1,298 @@
+"""A picture of what a method does: toy experts, merged by the method itself, as SVG.
+
+`picture` takes any method. How it draws follows from what the method works on: bars for entries,
+heat maps for those that take whole tensors. Only a method about angles has to be named here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import cos, hypot, sin
+from typing import TYPE_CHECKING, Any
+
+from generator.svg import Drawing
+
+if TYPE_CHECKING:
+    import torch
+
+    from zoo.contract import Method
+
+ANGLES = frozenset({"karcher", "model_stock", "multislerp", "nuslerp", "slerp"})
+"""Drawn as arrows in the plane: their point is a direction, not an entry."""
+EXAMPLES: dict[str, dict[str, Any]] = {}
+"""Parameters of a method's picture where `USUAL` does not show what it does."""
+USUAL: dict[str, Any] = {"density": 0.5, "t": 0.5}
+"""Parameters of every picture whose method has them."""
+NO_PICTURE: frozenset[str] = frozenset()
+"""Methods that need more than weights, and would draw what another method draws."""
+
+LAYERS, PER_LAYER = 3, 8
+NAME = "model.layers.{}.mlp.weight"
+# By hand. Layer 0: the first two agree, the third is small. Layer 1: they contradict each other.
+# Layer 2: each has entries of its own. Everywhere some are large and most small, as in real deltas.
+BARS = (
+    (0.9, 0.5, -0.3, 0.08, -0.7, 0.22, 0.04, 0.35, 0.8, -0.6, 0.15, 0.4, -0.06, -0.3, 0.55, -0.12,
+     0.75, 0.03, -0.45, 0.05, 0.1, -0.02, 0.3, 0.01),
+    (0.7, 0.6, -0.2, -0.05, -0.5, 0.3, -0.1, 0.2, -0.5, 0.7, 0.25, -0.35, 0.12, 0.33, -0.6, -0.2,
+     0.02, 0.6, 0.04, -0.8, -0.03, 0.07, 0.25, -0.4),
+    (0.06, -0.1, -0.15, 0.4, -0.04, 0.01, 0.5, -0.08, -0.45, 0.1, -0.65, -0.3, 0.02, 0.36, -0.09,
+     -0.16, 0.04, -0.05, 0.02, 0.06, 0.9, -0.5, 0.2, -0.03),
+)  # fmt: skip
+BASE = tuple(0.8 * cos(1.7 * i + 0.4) for i in range(LAYERS * PER_LAYER))
+"""Where a base is required; nothing in the pictures depends on it, unless the method does."""
+ARROWS = ((1.0, 0.15), (0.3, 0.65), (0.1, 1.0))
+ARROWS_BASE = (0.3, 0.2)
+SIDE = 6
+"""Rows and columns of the matrices of a heat map."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    svg: str
+    caption: str
+    """One sentence or two; says what is drawn with which parameters."""
+
+
+def picture(method: Method) -> Picture | None:
+    """The picture of a method; None for one that weights alone do not show."""
+    if method.needs in ("model", "data") or method.name in NO_PICTURE:
+        return None
+    if method.name in ANGLES:
+        return _arrows(method)
+    return _heat_maps(method) if method.needs == "tensor" else _bars(method)
+
+
+def _merge(method: Method, deltas: torch.Tensor, base: torch.Tensor, **more: Any) -> torch.Tensor:
+    """What the method makes of the toy experts, minus the base where it has one.
+
+    Args:
+        deltas: shape (e, layers, *shape), a tensor of each layer of each expert.
+        base: shape (layers, *shape), used by a method that requires it.
+    Returns:
+        Shape (layers, *shape).
+    """
+    import torch
+
+    from zoo.in_memory import merge
+
+    def state(layers: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {NAME.format(i): layer.contiguous() for i, layer in enumerate(layers)}
+
+    origin = base if method.base == "required" else torch.zeros_like(base)
+    made = merge(
+        method,
+        [state(origin + delta) for delta in deltas],
+        base=state(origin) if method.base == "required" else None,
+        parameters=_parameters(method) | more,
+    )
+    return torch.stack([made[NAME.format(i)] for i in range(len(base))]) - origin
+
+
+def _parameters(method: Method) -> dict[str, Any]:
+    """What the picture sets; a required number that nobody named is one half."""
+    fields = {f.alias or n: f for n, f in method.parameters.model_fields.items()}
+    needed = {name: 0.5 for name, f in fields.items() if f.is_required()}
+    usual = {name: value for name, value in USUAL.items() if name in fields}
+    return needed | usual | EXAMPLES.get(method.name, {})
+
+
+def _experts(method: Method) -> int:
+    return max(method.min_experts, min(3, method.max_experts or 3))
+
+
+def _words(method: Method) -> tuple[str, str]:
+    """What an input is called, and how the caption names the result."""
+    if method.base == "required":
+        return "task vector", f"what `{method.name}` adds to the base"
+    return "expert", f"what `{method.name}` makes of them"
+
+
+def _caption(method: Method, count: int, what: str, legend: str) -> str:
+    """One sentence on what is shown, one on the parameters, one on how to read it."""
+    noun, result = _words(method)
+    many = ("One toy", "Two toy", "Three toy")[count - 1]
+    shown = ", ".join(f"`{name}={value}`" for name, value in _parameters(method).items())
+    seed = "" if method.deterministic else " Chance decides; this is seed 0."
+    return (
+        f"{many} {noun}{'s' * (count > 1)} {what}, and {result}"
+        f"{f', with {shown}' if shown else ''}. {legend}{seed}"
+    )
+
+
+def _bars(method: Method) -> Picture:
+    import torch
+
+    count = _experts(method)
+    deltas = torch.tensor(BARS[:count], dtype=torch.float64).view(count, LAYERS, 1, PER_LAYER)
+    base = torch.tensor(BASE, dtype=torch.float64).view(LAYERS, 1, PER_LAYER)
+    merged = _merge(method, deltas, base).flatten().tolist()
+    dropped = _dropped(method, deltas, base)
+    mean = deltas.mean(0).flatten().tolist()
+    noun, _ = _words(method)
+
+    left, step, gap, top = 112, 20, 14, 30
+    unit = min(30, 66 / max(0.1, *map(abs, merged)))  # pixels per unit; the sum may be tall
+    rows = [(f"{noun} {i + 1}" if count > 1 else noun, BARS[i], dropped[i]) for i in range(count)]
+    rows.append(("merged", merged, [False] * len(merged)))
+    heights = [unit * (max(0.1, *values) - min(-0.1, *values)) + 18 for _, values, _ in rows]
+    heights[-1] = max(heights[-1], unit * (max(mean) - min(mean)) + 18)
+    width = left + LAYERS * PER_LAYER * step + (LAYERS - 1) * gap + 16
+    drawing = Drawing(width, top + sum(heights) + 10, f"{method.name} on toy {noun}s")
+
+    def place(entry: int) -> float:
+        return left + entry * step + entry // PER_LAYER * gap
+
+    for layer in range(LAYERS):
+        middle = place(layer * PER_LAYER) + PER_LAYER * step / 2
+        drawing.words(middle, 20, f"layer {layer}", "middle")
+    y = float(top)
+    for (label, values, gone), height in zip(rows, heights, strict=True):
+        high = max(0.1, *values, *(mean if label == "merged" else ()))
+        axis = y + 9 + unit * high
+        drawing.words(14, axis + 4, label)
+        for layer in range(LAYERS):
+            start = place(layer * PER_LAYER)
+            drawing.line(start, axis, start + PER_LAYER * step - 4, axis, "axis")
+        for entry, value in enumerate(values):
+            size = max(abs(value) * unit, 0.0)
+            look = "gone" if gone[entry] else "up" if value > 0 else "down"
+            if size:
+                drawing.bar(place(entry) + 1, axis - size * (value > 0), 14, size, look)
+            if label == "merged":
+                at = axis - mean[entry] * unit
+                drawing.line(place(entry) + 1, at, place(entry) + 15, at, "mean")
+        y += height
+    legend = "The dark line across each merged entry is the plain mean."
+    if any(map(any, dropped)):
+        legend = "Hollow bars are entries that the method drops; " + legend[0].lower() + legend[1:]
+    return Picture(drawing.text(), _caption(method, count, "of 24 entries in 3 layers", legend))
+
+
+def _dropped(method: Method, deltas: torch.Tensor, base: torch.Tensor) -> list[list[bool]]:
+    """Which entries of each delta come to nothing, the method's own way.
+
+    Asked by giving all the weight to one expert: what then is not in the result was dropped. A
+    method that has no weights, or cannot do with one, is not asked.
+    """
+    from zoo.errors import ZooError
+    from zoo.parameters import per_expert
+
+    nothing = [[False] * (LAYERS * PER_LAYER) for _ in deltas]
+    if method.space != "delta" or "weight" not in per_expert(method):
+        return nothing
+    found = []
+    for i, delta in enumerate(deltas):
+        weight = [float(i == j) for j in range(len(deltas))]
+        try:
+            alone = _merge(method, deltas, base, weight=weight)
+        except ZooError:
+            return nothing
+        # The base was added and taken away again, so zero is only nearly so.
+        found.append(((alone.abs() < 1e-12) & (delta != 0)).flatten().tolist())
+    return found
+
+
+def _arrows(method: Method) -> Picture:
+    import torch
+
+    from zoo.parameters import per_expert
+
+    count = _experts(method)
+    deltas = torch.tensor(ARROWS[:count], dtype=torch.float64).view(count, 1, 2)
+    base = torch.tensor([ARROWS_BASE], dtype=torch.float64)
+    merged = _merge(method, deltas, base)[0].tolist()
+    mean = deltas.mean(0)[0].tolist()
+    noun, _ = _words(method)
+
+    unit, left, bottom = 230, 40, 270
+    drawing = Drawing(480, 300, f"{method.name} on toy {noun}s")
+
+    def at(point: Sequence[float]) -> tuple[float, float]:
+        return left + unit * point[0], bottom - unit * point[1]
+
+    origin = at((0, 0))
+    drawing.line(left - 14, bottom, left + 1.15 * unit, bottom, "axis")
+    drawing.line(left, bottom + 14, left, bottom - 1.1 * unit, "axis")
+    looks = ("one", "two", "three")
+    for x, y in ARROWS[:count]:
+        drawing.arc(left, bottom, unit * hypot(x, y))
+    legend = "Dashed: the norms of the inputs; the ring is the plain mean."
+    if "t" in method.parameters.model_fields and "t" not in per_expert(method):
+        for step in range(1, 10):
+            point = _merge(method, deltas, base, t=step / 10)[0].tolist()
+            drawing.dot(*at(point), 3, "merged")
+        legend += " Dots: `t` from 0.1 to 0.9."
+    for (x, y), look in zip(ARROWS[:count], looks, strict=False):
+        drawing.arrow(*origin, *at((x, y)), look, 2.5)
+    drawing.arrow(*origin, *at(merged), "merged", 3.5)
+    drawing.dot(*at(mean), 6, "merged", hollow=True)
+    for i, look in enumerate((*looks[:count], "merged")):
+        label = "merged" if look == "merged" else f"{noun} {i + 1}"
+        drawing.line(350, 40 + 24 * i, 372, 40 + 24 * i, look, ' stroke-width="3"')
+        drawing.words(380, 44 + 24 * i, label)
+    drawing.dot(361, 40 + 24 * (count + 1), 6, "merged", hollow=True)
+    drawing.words(380, 44 + 24 * (count + 1), "plain mean")
+    return Picture(drawing.text(), _caption(method, count, "of two entries", legend))
+
+
+def _matrices(count: int) -> torch.Tensor:
+    """Deltas of low rank, (e, SIDE, SIDE): a direction all share, and one or two of their own.
+
+    A wave of another frequency for each direction, so that they are nearly orthogonal.
+    """
+    import torch
+
+    def wave(k: float) -> torch.Tensor:
+        return torch.tensor([sin(k * (i + 0.5)) for i in range(SIDE)], dtype=torch.float64)
+
+    shared = torch.outer(wave(0.5), wave(0.6))
+    own = [
+        torch.outer(wave(1.1 + 0.6 * i), wave(2.6 - 0.5 * i))
+        + 0.4 * torch.outer(wave(2.4 - 0.3 * i), wave(1.3 + 0.45 * i))
+        for i in range(count)
+    ]
+    return torch.stack([0.7 * shared + 0.5 * delta for delta in own])
+
+
+def _heat_maps(method: Method) -> Picture:
+    import torch
+
+    count = _experts(method)
+    deltas = _matrices(count)[:, None]
+    base = torch.tensor([[BASE[: SIDE * SIDE][(i * 5) % 24] for i in range(SIDE * SIDE)]])
+    base = base.double().view(1, SIDE, SIDE)
+    merged = _merge(method, deltas, base)[0]
+    noun, _ = _words(method)
+
+    panels = [(f"{noun} {i + 1}" if count > 1 else noun, d[0]) for i, d in enumerate(deltas)]
+    panels += [("plain mean", deltas.mean(0)[0]), ("merged", merged)]
+    cell, gap, top, foot = 17, 26, 34, 84
+    side = cell * SIDE
+    spectra = [torch.linalg.svdvals(matrix).tolist() for _, matrix in panels]
+    tallest = max(map(max, spectra)) or 1.0
+    strongest = max(float(matrix.abs().max()) for _, matrix in panels) or 1.0
+    width = 20 + len(panels) * (side + gap) - gap + 20
+    drawing = Drawing(width, top + side + foot + 28, f"{method.name} on toy {noun}s")
+    for i, ((label, matrix), spectrum) in enumerate(zip(panels, spectra, strict=True)):
+        x = 20 + i * (side + gap)
+        drawing.words(x + side / 2, 22, label, "middle")
+        for row in range(SIDE):
+            for column in range(SIDE):
+                value = float(matrix[row, column])
+                drawing.bar(
+                    x + column * cell, top + row * cell, cell - 1, cell - 1,
+                    "up" if value > 0 else "down", round(abs(value) / strongest, 2),
+                )  # fmt: skip
+        floor = top + side + foot
+        drawing.line(x, floor, x + side, floor, "axis")
+        for k, size in enumerate(spectrum):
+            height = (foot - 16) * size / tallest
+            drawing.bar(x + k * cell + 2, floor - height, cell - 5, height, "merged")
+        drawing.words(x + side / 2, floor + 18, "singular values", "middle")
+    return Picture(
+        drawing.text(),
+        _caption(
+            method, count, f"of {SIDE} by {SIDE} entries", "Below each matrix its singular values."
+        ),
+    )
