@@ -153,11 +153,16 @@ class Method:
     function: Callable[..., Any]
     statistics: Callable[..., Sequence[Statistic]] | None = None
     """Given the resolved parameters and the number of experts, fresh statistics in the order they
-    run, those of scope `model` first. Asked again for each tensor, for those of scope `tensor`."""
+    run, those of scope `model` first. Asked again for each tensor, for those of scope `tensor`.
+    With needs="tensor", `add` gets whole tensors in their shape, as the function does."""
     base: Literal["required", "optional", "refused"] = "optional"
     space: Literal["weight", "delta"] = "weight"
     unit: Unit = "element"
     """What chunks hold whole; `row` for methods that rank or normalize rows."""
+    scratch: Callable[[tuple[int, ...], int, int], int] | None = None
+    """For needs="tensor": given a tensor's shape, the number of models (the base included) and the
+    bytes of an element, the bytes that the function needs beside the models and its result; one
+    tensor for each model where None."""
     min_experts: int = 1
     max_experts: int | None = None
     ordered: bool = False
@@ -217,6 +222,7 @@ def method(
     version: str,
     needs: Needs = "elementwise",
     unit: Unit = "element",
+    scratch: Callable[[tuple[int, ...], int, int], int] | None = None,
     statistics: Callable[..., Sequence[Statistic]] | None = None,
     base: Literal["required", "optional", "refused"] | None = None,
     min_experts: int = 1,
@@ -251,10 +257,10 @@ def method(
                 "Put a `*` before the parameters.",
                 method=name,
             )
-        if (statistics is None) == (needs == "statistics"):
+        if needs != "tensor" and (statistics is None) == (needs == "statistics"):
             raise PluginError(
                 f"Method `{name}` declares needs={needs!r} with statistics={statistics!r}.",
-                'Statistics go with needs="statistics", and only with it.',
+                'Statistics go with needs="statistics", which must have some, or needs="tensor".',
                 method=name,
             )
         delta = first == ["deltas"]
@@ -268,6 +274,7 @@ def method(
             base=policy,
             space="delta" if delta else "weight",
             unit=unit,
+            scratch=scratch,
             min_experts=min_experts,
             max_experts=max_experts,
             ordered=ordered,

@@ -200,6 +200,11 @@ class _Run:
 
     def _reduce(self, statistic: Statistic, task: Task, stats: Mapping[str, Any]) -> Any:
         state = statistic.start(task.known_as, task.info.shape, task.parameters)
+        if self.method.needs == "tensor":
+            if statistic.wants(task.whole):
+                models, base = self._gather(task)
+                statistic.add(state, models, base, task.whole, stats)
+            return state
         for chunk, models, base in self._chunks(task, statistic.wants):
             statistic.add(state, models, base, chunk, stats)
         return state
@@ -259,31 +264,32 @@ class _Run:
             pass
 
     def _whole_tensor(self, task: Task, writer: Writer) -> None:
+        stats = self._tensor_statistics(task)
+        gate = Gate(task.info, self.labels, self.drift)
+        models, base = self._gather(task, gate)
+        result = self._call(task, task.whole, models, base, stats, self._options(task))
+        flat = result.reshape(-1)
+        gate.output(flat)
+        gate.close()
+        for start in range(0, task.info.elements, self.reader.chunk):
+            writer.write(flat[start : start + self.reader.chunk])
+
+    def _gather(
+        self, task: Task, gate: Gate | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """A whole tensor: experts or deltas (e, *shape), and the base where there is one."""
         import torch
 
-        n = task.info.elements
-        gate = Gate(task.info, self.labels, self.drift)
-        parts = list(self._chunks(task, gate=gate, copy=True))
-        if parts:
-            models = torch.cat([m for _, m, _ in parts], dim=1)
-            base = torch.cat([b for _, _, b in parts if b is not None]) if self.base else None
-        else:
-            models = torch.empty(len(self.experts), 0, device=self.device)
-            base = torch.empty(0, device=self.device) if self.base else None
-        del parts
-        shape = task.info.shape
-        result = self._call(
-            task,
-            task.whole,
-            models.reshape(len(self.experts), *shape),
-            None if base is None else base.reshape(shape),
-            {},
-            self._options(task),
-        )
-        gate.output(result)
-        gate.close()
-        for start in range(0, n, self.reader.chunk):
-            writer.write(result.reshape(-1)[start : start + self.reader.chunk])
+        n, shape = task.info.elements, task.info.shape
+        dtype = torch.float64 if self.reader.wide else torch.float32
+        models = torch.empty(len(self.experts), n, dtype=dtype, device=self.device)
+        base = torch.empty(n, dtype=dtype, device=self.device) if self.base else None
+        for chunk, part, base_part in self._chunks(task, gate=gate):
+            models[:, chunk.start : chunk.stop] = part
+            if base is not None and base_part is not None:
+                base[chunk.start : chunk.stop] = base_part
+        models = models.reshape(len(self.experts), *shape)
+        return models, None if base is None else base.reshape(shape)
 
     def _call(
         self,
@@ -388,7 +394,6 @@ class _Run:
         task: Task,
         wants: Callable[[Chunk], bool] | None = None,
         gate: Gate | None = None,
-        copy: bool = False,
     ) -> Iterator[tuple[Chunk, torch.Tensor, torch.Tensor | None]]:
         """(chunk, experts or deltas (e, n), base (n,) or None), in buffers that are reused."""
         named = self.reader.chunks(task.info.name, self.checkpoints, wants, task.whole)
@@ -402,8 +407,6 @@ class _Run:
             if self.method.space == "delta":
                 assert base is not None
                 models.sub_(base)
-            if copy:
-                models, base = models.clone(), base if base is None else base.clone()
             yield chunk, models, base
 
     def _carry(self, task: Task, writer: Writer) -> None:
@@ -426,6 +429,7 @@ class _Admission:
     """Lets whole-tensor work start only while the tensors in memory fit the budget."""
 
     def __init__(self, memory: int, plan: Plan, models: Sequence[Model]) -> None:
+        self._method = plan.method
         self._whole = plan.method.needs == "tensor"
         self._free = max(memory - RUNTIME_BYTES, plan.largest_working_set)
         self._models, self._width = len(models), element_bytes(models)
@@ -435,7 +439,7 @@ class _Admission:
     def of(self, task: Task) -> Iterator[None]:
         size = 0
         if self._whole and task.source is None:
-            size = working_set(task, self._models, self._width)
+            size = working_set(self._method, task, self._models, self._width)
         with self._changed:
             self._changed.wait_for(lambda: size <= self._free)
             self._free -= size

@@ -216,10 +216,11 @@ def _budget(
     width = element_bytes(models)
     shared, each = _statistics_bytes(method, tasks, len(models))
     if method.needs in ("tensor", "model", "data"):
-        sizes = [working_set(t, len(models), width) for t in tasks if t.source is None]
+        merged = [t for t in tasks if t.source is None]
+        sizes = [working_set(method, t, len(models), width) for t in merged]
         largest = max(sizes, default=0)
         # Large tensors take turns (see `_Admission`), so they count once however many threads run.
-        peak = RUNTIME_BYTES + largest
+        peak = RUNTIME_BYTES + shared + largest
         fits = method.needs != "tensor" or peak <= memory
         return _Budget(threads if fits else 0, 1, peak, largest)
 
@@ -267,9 +268,12 @@ def _full_passes(method: Method, lock: Mapping[str, Any], experts: int) -> int:
     return len(method.statistics(parameters_at(method, lock["parameters"], "", 0.0), experts))
 
 
-def working_set(task: Task, models: int, width: int) -> int:
-    """Bytes to hold one tensor of every model, the result and as much again for the method."""
-    return task.info.elements * width * (2 * models + 2)
+def working_set(method: Method, task: Task, models: int, width: int) -> int:
+    """Bytes to hold one tensor of every model, the result, and what the method needs beside."""
+    tensor = task.info.elements * width
+    if method.scratch is None:
+        return tensor * (2 * models + 2)
+    return tensor * (models + 2) + method.scratch(task.info.shape, models, width)
 
 
 def _input_bytes(name: str, models: Sequence[Model]) -> int:

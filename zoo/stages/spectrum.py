@@ -1,26 +1,56 @@
 """Singular vectors of task matrices, and what the spectral methods build of them.
 
 Weights are float32, and so good to seven digits; but a product of them with themselves squares
-their condition. All inner products here are therefore summed in float64, a block of rows at a time.
+their condition. Inner products here are therefore summed in float64, a block of rows at a time.
 That makes the cheap way to a singular value decomposition good enough: the eigenvectors of the
-Gram matrix of the short side, which takes a tenth of the time for an embedding and no more memory
-than its short side squared. Only float64 matrices, for which it is not good enough, are decomposed
-directly.
+Gram matrix of the short side, in a fraction of the time, and in memory of the short side squared,
+which matters for embeddings. Only float64 matrices are decomposed directly.
 
-Singular vectors are defined up to sign, those of equal singular values up to a rotation. Use them
-only in products where that cancels.
+Singular vectors are defined up to sign, those of equal singular values up to a rotation: use them
+only in products where that cancels. Those of singular values that are zero up to rounding are
+arbitrary, so they are left out everywhere.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from math import prod
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
 
+Convolutions = Literal["mean", "matrix"]
+
 _BLOCK = 1 << 20
 """Elements of a matrix that are in float64 at one time. Sums go block by block, so this number is
 part of the result."""
+
+
+def matrices(models: torch.Tensor, convolutions: Convolutions) -> torch.Tensor | None:
+    """The deltas of one tensor as matrices, shape (e, m, n); None where it is not one.
+
+    Args:
+        models: shape (e, *shape).
+        convolutions: `matrix` flattens what follows the first axis of 3-D and larger tensors.
+    """
+    axes = models.dim() - 1
+    if models.numel() == 0 or axes < 2 or (axes > 2 and convolutions == "mean"):
+        return None
+    return models.flatten(2)
+
+
+def mean(models: torch.Tensor) -> torch.Tensor:
+    """The mean of (e, *shape), added up in the order of the experts, in the memory of the first."""
+    return total(models).div_(len(models))
+
+
+def total(models: torch.Tensor) -> torch.Tensor:
+    """The sum of (e, *shape) in the order of the experts, in the memory of the first."""
+    found = models[0]
+    for model in models[1:]:
+        found.add_(model)
+    return found
 
 
 def negligible(dtype: torch.dtype) -> float:
@@ -41,43 +71,80 @@ def truncate(
         tolerance: singular values at or below this fraction of the largest count as zero;
             `negligible` of the type by default.
     Returns:
-        U (m, k), S (k,) descending, V (n, k) in the type of `matrix`. Triples that count as
-        zero are zero in all three: their vectors would be arbitrary.
+        U (m, k), S (k,) descending, V (n, k), in the type of `matrix`. Triples that count as
+        zero are zero in all three.
     """
     import torch
 
     m, n = matrix.shape
-    rank = min(rank, m, n)
-    if tolerance is None:
-        tolerance = negligible(matrix.dtype)
-    if rank <= 0 or not matrix.any():
-        zeros = matrix.new_zeros
-        return zeros(m, max(rank, 0)), zeros(max(rank, 0)), zeros(n, max(rank, 0))
+    rank = max(0, min(rank, m, n))
+    tolerance = negligible(matrix.dtype) if tolerance is None else tolerance
+    if rank == 0:
+        return matrix.new_zeros(m, 0), matrix.new_zeros(0), matrix.new_zeros(n, 0)
     if matrix.dtype == torch.float64:
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-        keep = (values > tolerance * values[0])[:rank].to(matrix.dtype)
+        keep = values[:rank] > tolerance * values[0]
         return left[:, :rank] * keep, values[:rank] * keep, right[:rank].T * keep
     if m < n:
         right, values, left = truncate(matrix.T, rank, tolerance)
         return left, values, right
+    values, vectors = _right(matrix)
+    keep = values[:rank] > tolerance * values[0]
+    right = vectors[:, :rank] * keep
+    left = times(matrix, right / values[:rank].where(keep, values.new_ones(())))
+    return left, (values[:rank] * keep).to(matrix.dtype), right.to(matrix.dtype)
+
+
+def polar(
+    matrix: torch.Tensor, tolerance: float | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The orthogonal polar factor `U V^T` of `U diag(S) V^T`, over the S that are not zero.
+
+    The same as `matrix (matrix^T matrix)^(-1/2)` with the pseudo-inverse: directions that the
+    matrix lacks stay lacking, where the plain factor would make some up.
+
+    Args:
+        matrix: shape (m, n).
+        tolerance: as for `truncate`.
+    Returns:
+        The factor, shape (m, n), and the S that count, descending, in float64.
+    """
+    import torch
+
+    tolerance = negligible(matrix.dtype) if tolerance is None else tolerance
+    if 0 in matrix.shape:
+        return torch.zeros_like(matrix), matrix.new_zeros(0, dtype=torch.float64)
+    if matrix.dtype == torch.float64:
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        count = int((values > tolerance * values[0]).sum())
+        return left[:, :count] @ right[:count], values[:count]
+    if matrix.shape[0] < matrix.shape[1]:
+        factor, values = polar(matrix.T, tolerance)
+        return factor.T, values
+    values, vectors = _right(matrix)
+    count = int((values > tolerance * values[0]).sum())
+    values, vectors = values[:count], vectors[:, :count]
+    return times(matrix, (vectors / values) @ vectors.T), values
+
+
+def _right(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """All singular values and right singular vectors of a tall matrix, in float64."""
+    import torch
+
     squares, vectors = torch.linalg.eigh(gram(matrix))
-    values = squares.flip(0).clamp_min_(0).sqrt_()
-    keep = (values > tolerance * values[0])[:rank]
-    values = values[:rank] * keep
-    right = vectors.flip(1)[:, :rank] * keep
-    left = times(matrix, right / values.where(keep, 1.0))
-    return left, values.to(matrix.dtype), right.to(matrix.dtype)
+    return squares.flip(0).clamp_min_(0).sqrt_(), vectors.flip(1)
 
 
 def gram(matrix: torch.Tensor) -> torch.Tensor:
     """`matrix^T matrix`, shape (n, n), float64."""
     import torch
 
-    total = torch.zeros(matrix.shape[1], matrix.shape[1], dtype=torch.float64, device=matrix.device)
-    for block in _blocks(matrix):
-        wide = block.double()
-        total.addmm_(wide.T, wide)
-    return total
+    n = matrix.shape[1]
+    found = torch.zeros(n, n, dtype=torch.float64, device=matrix.device)
+    for rows in _blocks(matrix):
+        block = matrix[rows].double()
+        found.addmm_(block.T, block)
+    return found
 
 
 def times(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -87,15 +154,26 @@ def times(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         matrix: shape (m, n).
         right: shape (n, k), float64.
     """
-    import torch
-
-    result = matrix.new_empty(matrix.shape[0], right.shape[1])
-    start = 0
-    for block in _blocks(matrix):
-        result[start : start + len(block)] = torch.mm(block.double(), right)
-        start += len(block)
-    return result
+    product = matrix.new_empty(matrix.shape[0], right.shape[1])
+    for rows in _blocks(matrix):
+        product[rows] = matrix[rows].double() @ right
+    return product
 
 
-def _blocks(matrix: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return matrix.split(max(1, _BLOCK // max(1, matrix.shape[1])))
+def _blocks(matrix: torch.Tensor) -> Iterator[slice]:
+    rows = max(1, _BLOCK // max(1, matrix.shape[1]))
+    for start in range(0, matrix.shape[0], rows):
+        yield slice(start, start + rows)
+
+
+def scratch(shape: tuple[int, ...], models: int, width: int) -> int:
+    """Bytes that decomposing one tensor of each model takes, whatever is then made of it.
+
+    Left and right singular vectors of all experts, each once as found and once orthogonal, and
+    the eigenvectors of the short side.
+    """
+    if len(shape) < 2:
+        return 0
+    elements, short = prod(shape), min(shape[0], prod(shape[1:]))
+    vectors = 2 * width * (elements + short * short)
+    return vectors + width * elements + 8 * (5 * short * short + 2 * _BLOCK)
