@@ -10,7 +10,7 @@ A method is a function on tensors. Its signature says what it works on:
     `stats`, `chunk`, `random` keyword-only, given when named: statistics of the passes before,
                                where the chunk lies, and counter-based randomness
 
-A chunk ends anywhere, unless the method asks for `unit="row"`: then it holds whole rows.
+A chunk ends anywhere, unless the method asks for a `unit`, such as `row`: then it holds whole ones.
 
 Everything is float32 (float64 where an input is float64) and lives on the engine's device.
 
@@ -35,8 +35,11 @@ if TYPE_CHECKING:
     import torch
     from pydantic import BaseModel
 
+    from zoo.random import Random
+
 Needs = Literal["elementwise", "statistics", "tensor", "model", "data"]
-Unit = Literal["element", "row"]
+Unit = Literal["element", "row", "tensor"] | int
+"""What a chunk holds whole; a number is one of elements that follow each other in C order."""
 INJECTED = ("stats", "chunk", "random")
 
 CHUNK = 1 << 17
@@ -74,9 +77,11 @@ def row_of(shape: Sequence[int]) -> int:
 
 
 def chunk_length(shape: Sequence[int], chunk: int, unit: Unit) -> int:
-    """Elements per chunk of a tensor: `chunk`, or as many whole rows as fit, at least one."""
-    row = row_of(shape)
-    return chunk if unit == "element" or not row else max(1, chunk // row) * row
+    """Elements per chunk of a tensor: `chunk`, or as many whole units as fit, at least one."""
+    if unit == "element":
+        return chunk
+    size = unit if isinstance(unit, int) else row_of(shape) if unit == "row" else prod(shape)
+    return max(1, chunk // size) * size if size else chunk
 
 
 class Statistic(ABC):
@@ -95,8 +100,12 @@ class Statistic(ABC):
     a recipe that varies one of them over tensors is refused."""
     memory: int = 0
     """Bytes it holds beyond the chunk it is given, for the prediction of a merge's memory."""
+    memory_per_element: float = 0
+    """Bytes it holds for each element it has seen, until the tensor, or the model, is merged."""
     elements: int = 0
     """Elements this statistic will see in one pass; the engine sets it before `start`."""
+    draw: Callable[[Chunk], Random]
+    """Randomness for a chunk, the same the function is given; the engine sets it before `start`."""
 
     @abstractmethod
     def start(self, tensor: str, shape: tuple[int, ...], parameters: Any) -> Any:
@@ -142,6 +151,40 @@ class Mergekit:
     the tokenizer comes from, so that a base among the models stays an expert (`expert`)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """What each task keeps of one tensor beside the trunk, the merged model; see `Parts`."""
+
+    kind: Literal["mask", "factors", "full"]
+    """`mask`: a bit per element, the trunk's value or the base's. `factors`: two thin matrices
+    whose product is added to the trunk. `full`: the expert's own tensor; the engine copies it."""
+    scaled: bool = False
+    """With a mask: a number per task multiplies trunk minus base."""
+    rank: int = 0
+    """Of the factors: columns of the left, rows of the right."""
+
+
+@dataclass(slots=True)
+class Parts:
+    """What a method with overlays returns for a chunk, or for a whole tensor.
+
+    A task's model is, element by element,
+
+        base                                mask 0
+        base + scale * (trunk - base)       mask 1; exactly the trunk where scale is 1
+        trunk + left right                  factors
+    """
+
+    trunk: torch.Tensor
+    """What a method without overlays returns."""
+    masks: torch.Tensor | None = None
+    """Shape (e, *shape of the trunk), boolean."""
+    scales: Sequence[float] | None = None
+    """One per expert, the same for all chunks of a tensor."""
+    factors: Sequence[tuple[torch.Tensor, torch.Tensor]] | None = None
+    """For each expert (m, rank) and (rank, n), the tensor being a matrix (m, n): first axis, rest."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A merge algorithm with its declared contract."""
@@ -157,8 +200,9 @@ class Method:
     With needs="tensor", `add` gets whole tensors in their shape, as the function does."""
     base: Literal["required", "optional", "refused"] = "optional"
     space: Literal["weight", "delta"] = "weight"
-    unit: Unit = "element"
-    """What chunks hold whole; `row` for methods that rank or normalize rows."""
+    unit: Unit | Callable[[Any], Unit] = "element"
+    """What chunks hold whole: `row` for methods that rank or normalize rows. A function of the
+    resolved parameters where it depends on them."""
     scratch: Callable[[tuple[int, ...], int, int], int] | None = None
     """For needs="tensor": given a tensor's shape, the number of models (the base included) and the
     bytes of an element, the bytes that the function needs beside the models and its result; one
@@ -181,6 +225,12 @@ class Method:
     cannot be, or None. For rules between parameters, such as weights that sum to zero."""
     mergekit: Sequence[Mergekit] = ()
     """The names it has in mergekit's recipes; its own first, if mergekit has that."""
+    overlays: Callable[..., Overlay | None] | None = None
+    """For methods whose result has parts per task: given the resolved parameters, the number of
+    experts and a tensor's shape, what each task keeps of it (None: nothing, the trunk serves)."""
+
+    def unit_of(self, parameters: Any) -> Unit:
+        return self.unit(parameters) if callable(self.unit) else self.unit
 
     @cached_property
     def signature(self) -> inspect.Signature:
@@ -212,7 +262,7 @@ class Method:
         """`sha256:` of the code behind the method, its helpers included; recorded in each run."""
         from zoo.code_hash import code_hash
 
-        parts = (self.function, self.statistics, self.shortcut, self.check)
+        parts = (self.function, self.statistics, self.shortcut, self.check, self.overlays)
         return code_hash(part for part in parts if part is not None)
 
 
@@ -221,7 +271,7 @@ def method(
     *,
     version: str,
     needs: Needs = "elementwise",
-    unit: Unit = "element",
+    unit: Unit | Callable[[Any], Unit] = "element",
     scratch: Callable[[tuple[int, ...], int, int], int] | None = None,
     statistics: Callable[..., Sequence[Statistic]] | None = None,
     base: Literal["required", "optional", "refused"] | None = None,
@@ -234,6 +284,7 @@ def method(
     shortcut: Callable[..., int | None] | None = None,
     check: Callable[..., str | None] | None = None,
     mergekit: Sequence[Mergekit] = (),
+    overlays: Callable[..., Overlay | None] | None = None,
 ) -> Callable[[Callable[..., Any]], Method]:
     """Make a `Method` of a function; the space and the base come from its signature.
 
@@ -263,6 +314,12 @@ def method(
                 'Statistics go with needs="statistics", which must have some, or needs="tensor".',
                 method=name,
             )
+        if overlays is not None and needs in ("model", "data"):
+            raise PluginError(
+                f"Method `{name}` declares overlays and needs={needs!r}.",
+                "Parts per task are made chunk by chunk, or tensor by tensor.",
+                method=name,
+            )
         delta = first == ["deltas"]
         policy = base or ("required" if delta else _base_policy(function))
         return Method(
@@ -284,6 +341,7 @@ def method(
             shortcut=shortcut,
             check=check,
             mergekit=tuple(mergekit),
+            overlays=overlays,
         )
 
     return wrap

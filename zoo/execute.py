@@ -113,7 +113,6 @@ class _Run:
             device,
             element_bytes(self.models) == 8,
             progress.advance,
-            self.method.unit,
         )
         self.drift = float(plan.lock["max_norm_drift"])
         self.stats: dict[str, Any] = {}
@@ -188,6 +187,7 @@ class _Run:
     def _until_known(
         self, statistic: Statistic, tasks: Sequence[Task], stats: Mapping[str, Any]
     ) -> Any:
+        statistic.draw = self._draw
         while True:
             self.progress.start(self._bytes(tasks), statistic.name)
             try:
@@ -216,6 +216,7 @@ class _Run:
         for statistic in self.method.statistics(task.parameters, len(self.experts)):
             if statistic.scope == "tensor":
                 statistic.elements = task.info.elements
+                statistic.draw = self._draw
                 while True:
                     state = self._reduce(statistic, task, found)
                     value = statistic.finish({task.known_as: state})
@@ -307,10 +308,7 @@ class _Run:
         if "chunk" in self.method.injected:
             extra["chunk"] = chunk
         if "random" in self.method.injected:
-            digests = [m.digest for m in self.experts]
-            seed = int(self.plan.lock["seed"])
-            size = chunk.stop - chunk.start
-            extra["random"] = Random(seed, task.known_as, digests, chunk.start, size, self.device)
+            extra["random"] = self._draw(chunk)
         arguments = (models, base) if self.method.takes_base else (models,)
         result: torch.Tensor = self.method.function(*arguments, **options, **extra)
         expected = models.shape[1:]
@@ -327,6 +325,12 @@ class _Run:
         if task.info.name.endswith("running_var"):
             result = result.clamp_min(0)  # a variance; extrapolation can make it negative
         return result
+
+    def _draw(self, chunk: Chunk) -> Random:
+        digests = [m.digest for m in self.experts]
+        size = chunk.stop - chunk.start
+        seed = int(self.plan.lock["seed"])
+        return Random(seed, chunk.tensor, digests, chunk.start, size, self.device)
 
     def _options(self, task: Task) -> dict[str, Any]:
         return {name: getattr(task.parameters, name) for name in type(task.parameters).model_fields}
@@ -396,7 +400,8 @@ class _Run:
         gate: Gate | None = None,
     ) -> Iterator[tuple[Chunk, torch.Tensor, torch.Tensor | None]]:
         """(chunk, experts or deltas (e, n), base (n,) or None), in buffers that are reused."""
-        named = self.reader.chunks(task.info.name, self.checkpoints, wants, task.whole)
+        unit = self.method.unit_of(task.parameters)
+        named = self.reader.chunks(task.info.name, self.checkpoints, wants, task.whole, unit)
         for chunk, values in named:
             if self.stop.is_set():
                 raise _Stopped

@@ -225,7 +225,9 @@ def _budget(
         return _Budget(threads if fits else 0, 1, peak, largest)
 
     lengths = (
-        chunk_length(t.info.shape, lock["chunk"], method.unit) for t in tasks if t.source is None
+        chunk_length(t.info.shape, lock["chunk"], method.unit_of(t.parameters))
+        for t in tasks
+        if t.source is None
     )
     longest = max(lengths, default=lock["chunk"])
 
@@ -258,8 +260,10 @@ def _statistics_bytes(method: Method, tasks: Sequence[Task], models: int) -> tup
     if method.statistics is None or not merged:
         return 0, 0
     found = list(method.statistics(merged[0].parameters, models))
-    whole = sum(s.memory for s in found if s.scope == "model")
-    return whole, sum(s.memory for s in found if s.scope == "tensor")
+    sizes = [t.info.elements for t in merged]
+    whole = sum(s.memory + s.memory_per_element * sum(sizes) for s in found if s.scope == "model")
+    each = sum(s.memory + s.memory_per_element * max(sizes) for s in found if s.scope == "tensor")
+    return int(whole), int(each)
 
 
 def _full_passes(method: Method, lock: Mapping[str, Any], experts: int) -> int:

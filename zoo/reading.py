@@ -20,7 +20,6 @@ class Reader:
 
     Args:
         chunk: elements per chunk.
-        unit: `row` cuts chunks at the ends of rows.
         blocks: chunks read from a file at a time: a large read costs less per byte, and small
             chunks stay in cache.
         device: where the values are wanted.
@@ -36,10 +35,8 @@ class Reader:
         device: str = "cpu",
         wide: bool = False,
         on_bytes: Callable[[int], None] = lambda n: None,
-        unit: Unit = "element",
     ) -> None:
         self.chunk = chunk
-        self.unit = unit
         self.blocks = blocks
         self.device = device
         self.wide = wide
@@ -52,6 +49,7 @@ class Reader:
         checkpoints: Sequence[Checkpoint],
         wants: Callable[[Chunk], bool] | None = None,
         whole: Chunk | None = None,
+        unit: Unit = "element",
     ) -> Iterator[tuple[Chunk, torch.Tensor]]:
         """(chunk, values (m, n)) of one tensor of m checkpoints.
 
@@ -59,12 +57,13 @@ class Reader:
 
         Args:
             whole: what all chunks say of the tensor: the name it goes by, and its layer.
+            unit: what a chunk holds whole.
         """
         import torch
 
         infos = [c.tensors[name] for c in checkpoints]
         shape, n = infos[0].shape, infos[0].elements
-        length = chunk_length(shape, self.chunk, self.unit)
+        length = chunk_length(shape, self.chunk, unit)
         work = self._work(len(infos) * min(length, n))
         count = -(-n // length)
         per_block = length * self.blocks
