@@ -6,21 +6,32 @@ A value is one of
     {gradient: [0, 0.5, 1]}                       anchors over depth, linear between them
     [{filter: attn, value: V}, {value: V}]        the first rule whose filter fits
 
-A filter is a substring of the tensor's name, `*` fits every name; V is a number or a gradient.
-Depth is layer / (layers - 1); tensors before the layers (embeddings) have depth 0, those after
-them 1.
+V is a number or a gradient. A filter is tried on the tensor's name:
 
-Source: mergekit's parameter specification, whose rules and positions these are.
+    attn                             a part of it
+    "model.layers.*.mlp.*"           a glob for all of it, known by its `*`, `?` or `[`
+    "/layers\\.[0-3]\\./"              a regular expression, found anywhere in it
+    {glob: "*.bias"}  {regex: "k|v"}  the same, spelt out
+    "*"                              every name
+
+Depth is layer / (layers - 1); tensors before the layers (embeddings) have depth 0, those after
+them 1. A recipe with slices counts in each slice anew. In mergekit's form, and with `compat:
+mergekit`, tensors after the layers have depth 0 and an only layer has depth 1, as they have there.
+
+Source: mergekit's parameter specification, whose rules these are.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|resblocks|stages?)\.(\d+)\.")
-_FRONT = re.compile(r"embed|wte|wpe|patch|conv_pre")
+_FRONT = re.compile(r"embed(?!_out)|wte|wpe|patch|conv_pre|position|rotary|(?:^|\.)shared\.")
+_GLOB = re.compile(r"[*?\[]")
+_PATTERNS = ("regex", "glob")
 
 Value = Any
 """A schedule as plain data, see above."""
@@ -40,8 +51,8 @@ def problem_with(value: Value) -> str | None:
         for rule in value:
             if set(rule) - {"filter", "value"} or "value" not in rule:
                 return f"a rule has the keys `filter` and `value`, not {sorted(rule)}"
-            if not isinstance(rule.get("filter", "*"), str):
-                return f"a filter is text, not {rule['filter']!r}"
+            if found := _problem_with_filter(rule.get("filter", "*")):
+                return found
             if is_rules(rule["value"]):
                 return "rules cannot be nested"
             if found := problem_with(rule["value"]):
@@ -63,8 +74,7 @@ def value_at(value: Value, tensor: str, depth: float) -> Any:
     """The value for one tensor, or None when no rule fits."""
     if is_rules(value):
         for rule in value:
-            pattern = rule.get("filter", "*")
-            if pattern == "*" or pattern in tensor:
+            if fits(rule.get("filter", "*"), tensor):
                 return value_at(rule["value"], tensor, depth)
         return None
     if isinstance(value, Mapping):
@@ -75,6 +85,47 @@ def value_at(value: Value, tensor: str, depth: float) -> Any:
         share = position - left
         return (1 - share) * anchors[left] + share * anchors[right]
     return value
+
+
+def fits(filter: str | Mapping[str, str], tensor: str) -> bool:
+    """Whether a filter fits a tensor's name."""
+    kind, pattern = _kind(filter)
+    if kind == "regex":
+        return re.search(pattern, tensor) is not None
+    return fnmatchcase(tensor, pattern) if kind == "glob" else pattern in tensor
+
+
+def is_plain(filter: Any) -> bool:
+    """Whether a filter is a part of a name, or `*`: all that mergekit knows."""
+    return filter == "*" or (isinstance(filter, str) and _kind(filter)[0] == "part")
+
+
+def _kind(filter: str | Mapping[str, str]) -> tuple[str, str]:
+    """`regex`, `glob` or `part`, and the pattern."""
+    if isinstance(filter, Mapping):
+        ((kind, pattern),) = filter.items()
+        return kind, pattern
+    if len(filter) > 2 and filter[0] == filter[-1] == "/":
+        return "regex", filter[1:-1]
+    return ("glob" if _GLOB.search(filter) else "part"), filter
+
+
+def _problem_with_filter(filter: Any) -> str | None:
+    if isinstance(filter, Mapping) and (
+        len(filter) != 1
+        or next(iter(filter)) not in _PATTERNS
+        or not isinstance(next(iter(filter.values())), str)
+    ):
+        return f"a filter has one key of {' and '.join(_PATTERNS)}, and text, not {dict(filter)}"
+    if not isinstance(filter, (str, Mapping)):
+        return f"a filter is text, not {filter!r}"
+    kind, pattern = _kind(filter)
+    if kind == "regex":
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            return f"`{pattern}` is no regular expression: {error}"
+    return None
 
 
 def layers(tensors: Iterable[str]) -> dict[str, tuple[int, int]]:
@@ -90,18 +141,40 @@ def layers(tensors: Iterable[str]) -> dict[str, tuple[int, int]]:
     return {n: (int(m.group(1)), counts[n[: m.start(1)]]) for n, m in found.items()}
 
 
-def depths(tensors: Iterable[str]) -> dict[str, float]:
-    """Depth of each tensor, from 0 to 1."""
+def renumbered(tensor: str, layer: int) -> str:
+    """The name of the same tensor in another layer of its stack."""
+    return _LAYER.sub(lambda m: f"{m[0][: m.start(1) - m.start()]}{layer}.", tensor, count=1)
+
+
+def stack_of(tensor: str) -> str | None:
+    """The prefix under which a tensor's layers are numbered: all up to the number."""
+    m = _LAYER.search(tensor)
+    return tensor[: m.start(1)] if m else None
+
+
+def is_front(tensor: str) -> bool:
+    """Whether a tensor outside the layers comes before them: embeddings, not norms and heads."""
+    return _FRONT.search(tensor) is not None
+
+
+def depth_at(layer: int, count: int, *, mergekit: bool = False) -> float:
+    """Depth of a layer among `count`, from 0 to 1."""
+    return layer / (count - 1) if count > 1 else float(mergekit)
+
+
+def depths(tensors: Iterable[str], *, mergekit: bool = False) -> dict[str, float]:
+    """Depth of each tensor, from 0 to 1, where we put it or where mergekit does."""
     names = list(tensors)
     blocks = layers(names)
-    found = {}
-    for name in names:
-        if name in blocks:
-            layer, count = blocks[name]
-            found[name] = layer / (count - 1) if count > 1 else 0.0
-        else:
-            found[name] = 0.0 if _FRONT.search(name) else 1.0
-    return found
+    outside = 0.0 if mergekit else 1.0
+    return {
+        name: depth_at(*blocks[name], mergekit=mergekit)
+        if name in blocks
+        else 0.0
+        if is_front(name)
+        else outside
+        for name in names
+    }
 
 
 def layer_count(tensors: Iterable[str]) -> int:
