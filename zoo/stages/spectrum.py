@@ -135,15 +135,46 @@ def _right(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return squares.flip(0).clamp_min_(0).sqrt_(), vectors.flip(1)
 
 
-def gram(matrix: torch.Tensor) -> torch.Tensor:
-    """`matrix^T matrix`, shape (n, n), float64."""
+def left_vectors(
+    matrix: torch.Tensor, tolerance: float | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Left singular vectors, shape (m, k), and singular values, (k,), of those that count.
+
+    Args:
+        matrix: shape (m, n).
+        tolerance: as for `truncate`.
+    """
     import torch
 
-    n = matrix.shape[1]
-    found = torch.zeros(n, n, dtype=torch.float64, device=matrix.device)
-    for rows in _blocks(matrix):
-        block = matrix[rows].double()
-        found.addmm_(block.T, block)
+    if matrix.dtype == torch.float64 or matrix.shape[0] > matrix.shape[1]:
+        left, values, _ = truncate(matrix, matrix.shape[1], tolerance)
+    else:
+        tolerance = negligible(matrix.dtype) if tolerance is None else tolerance
+        exact, vectors = _right(matrix.T)
+        values = (exact * (exact > tolerance * exact[:1])).to(matrix.dtype)
+        left = vectors.to(matrix.dtype)
+    count = int((values > 0).sum())
+    return left[:, :count], values[:count]
+
+
+def gram(matrix: torch.Tensor) -> torch.Tensor:
+    """`matrix^T matrix`, shape (n, n), float64."""
+    return inner(matrix, matrix)
+
+
+def inner(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """`left^T right`, shape (n, k), float64.
+
+    Args:
+        left: shape (m, n).
+        right: shape (m, k).
+    """
+    import torch
+
+    found = torch.zeros(left.shape[1], right.shape[1], dtype=torch.float64, device=left.device)
+    for rows in _blocks(left):
+        a = left[rows].double()
+        found.addmm_(a.T, a if right is left else right[rows].double())
     return found
 
 
