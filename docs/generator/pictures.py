@@ -20,10 +20,15 @@ if TYPE_CHECKING:
 
 ANGLES = frozenset({"karcher", "model_stock", "multislerp", "nuslerp", "slerp"})
 """Drawn as arrows in the plane: their point is a direction, not an entry."""
-EXAMPLES: dict[str, dict[str, Any]] = {}
-"""Parameters of a method's picture where `USUAL` does not show what it does."""
-USUAL: dict[str, Any] = {"density": 0.5, "t": 0.5}
-"""Parameters of every picture whose method has them."""
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "awd": {"relative": True},
+    "lines": {"alpha": 0.2, "beta": 0.8},
+}
+"""Parameters of a method's picture, where `USUAL` does not show what it does."""
+USUAL: dict[str, Any] = {"density": 0.5}
+"""Parameters of every other picture whose method has them."""
+NEEDED: dict[str, Any] = {"weight": 1.0}
+"""Parameters that a method asks for; all others that it asks for are one half."""
 NO_PICTURE: frozenset[str] = frozenset()
 """Methods that need more than weights, and would draw what another method draws."""
 
@@ -90,11 +95,11 @@ def _merge(method: Method, deltas: torch.Tensor, base: torch.Tensor, **more: Any
 
 
 def _parameters(method: Method) -> dict[str, Any]:
-    """What the picture sets; a required number that nobody named is one half."""
+    """What the picture sets."""
     fields = {f.alias or n: f for n, f in method.parameters.model_fields.items()}
-    needed = {name: 0.5 for name, f in fields.items() if f.is_required()}
+    needed = {name: NEEDED.get(name, 0.5) for name, f in fields.items() if f.is_required()}
     usual = {name: value for name, value in USUAL.items() if name in fields}
-    return needed | usual | EXAMPLES.get(method.name, {})
+    return needed | EXAMPLES.get(method.name, usual)
 
 
 def _experts(method: Method) -> int:
@@ -105,7 +110,7 @@ def _words(method: Method) -> tuple[str, str]:
     """What an input is called, and how the caption names the result."""
     if method.base == "required":
         return "task vector", f"what `{method.name}` adds to the base"
-    return "expert", f"what `{method.name}` makes of them"
+    return "expert", f"what `{method.name}` makes of {'them' if _experts(method) > 1 else 'it'}"
 
 
 def _caption(method: Method, count: int, what: str, legend: str) -> str:
@@ -163,7 +168,8 @@ def _bars(method: Method) -> Picture:
                 at = axis - mean[entry] * unit
                 drawing.line(place(entry) + 1, at, place(entry) + 15, at, "mean")
         y += height
-    legend = "The dark line across each merged entry is the plain mean."
+    across = "the plain mean" if count > 1 else f"the {noun}"
+    legend = f"The dark line across each merged entry is {across}."
     if any(map(any, dropped)):
         legend = "Hollow bars are entries that the method drops; " + legend[0].lower() + legend[1:]
     return Picture(drawing.text(), _caption(method, count, "of 24 entries in 3 layers", legend))
