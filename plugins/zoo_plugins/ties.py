@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from zoo import Chunk, Fraction, Mergekit, Method, PerExpert, Statistic, hookimpl, method
@@ -15,14 +16,15 @@ if TYPE_CHECKING:
 
 
 def _statistics(p: Any, experts: int) -> Sequence[Statistic]:
-    passes: list[Statistic] = [
-        Magnitudes(
-            p.density,
-            "model" if p.scope == "global" else "tensor",
-            inclusive=p.trim == "kth_value_inclusive",
-            least=int(p.trim == "at_least_one"),
-        )
-    ]
+    inclusive = p.trim == "kth_value_inclusive"
+    least = int(p.trim == "at_least_one")
+
+    def count(density: float, n: int) -> int:
+        return n if density >= 1 else max(least, int(density * n) + inclusive)
+
+    keep = [[partial(count, density)] for density in p.density]
+    scope: Literal["model", "tensor"] = "model" if p.scope == "global" else "tensor"
+    passes: list[Statistic] = [Magnitudes(keep, scope, inclusive=inclusive)]
     if p.zero_sign == "majority":
         passes.append(Majority())
     return passes
@@ -107,7 +109,7 @@ def ties(
     Departs: ties at the cut go to the lower index; a draw of the majority is +1.
     """
     weights: list[float] = weight  # type: ignore[assignment]
-    kept = weigh(cut_off(deltas, stats["cut"], chunk), weights)
+    kept = weigh(cut_off(deltas, [cut for (cut,) in stats["cut"]], chunk), weights)
     sign = elect(add_up(kept), stats.get("majority", 1.0))
     return fuse(kept, sign, weights, merge).mul_(lambda_)
 

@@ -1,10 +1,11 @@
 """Sparsify by magnitude: keep the k largest |delta|, exactly, in one pass and bounded memory.
 
-Sorting a delta of billions of entries, or holding it, is out of the question. A sample
-brackets the cut; one pass over everything counts what lies above the bracket and makes a histogram
-of the bit patterns inside it, which gives the k-th magnitude exactly. Equal magnitudes at the cut
-are kept in order of their flattened index, so the pass also counts, chunk by chunk, how many
-equal the likely cut; a second pass is needed only when that guess was wrong.
+A tensor trimmed by itself, if it is not huge, is held and partitioned around its cuts. Sorting a
+delta of billions of entries, or holding it, is out of the question: there a sample brackets the
+cut, and one pass over everything counts what lies above the bracket and makes a histogram of the
+bit patterns inside it, which gives the k-th magnitude exactly. Equal magnitudes at the cut are kept
+in order of their flattened index, so the pass also counts, chunk by chunk, how many equal the
+likely cut; a second pass is needed only when that guess was wrong.
 
 Source: Yadav et al. 2023, arXiv:2306.01708, section 3 (trim). Departs: the cut is exact and ties
 go to the lower index; the authors' code keeps every entry not below the k-th, one more.
@@ -13,7 +14,7 @@ go to the lower index; the authors' code keeps every entry not below the k-th, o
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 from zlib import crc32
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-_SAMPLE = 1 << 18
+_SAMPLE = 1 << 20
 """About how many entries of each delta are sampled."""
 _SAMPLE_CHUNKS = 32
 """At most one chunk in this many is read for the sample."""
 _BIN_BITS = 20
+_HELD = 1 << 24
+"""Magnitudes of one tensor that are held at once, those of all experts, at most."""
 _FLUSH = 1 << 20
 
 
@@ -65,7 +68,6 @@ class _Bracket:
     """Where the cut of one expert must lie, as bit patterns, and what was found there."""
 
     def __init__(self) -> None:
-        self.sample: list[np.ndarray] = []
         self.pending: list[np.ndarray] = []
         self.pending_size = 0
         self.guess = 0
@@ -123,43 +125,57 @@ class _Bracket:
         return offsets, counts, width, own
 
 
+Keep = Callable[[int], int]
+"""How many of n entries are kept; below 0 is 0, above n is n."""
+
+
 class Magnitudes(Statistic):
-    """The cut of every expert: `stats["cut"]` is a list of `Cut | None`, None keeping everything.
+    """Cuts of every expert: `stats["cut"][i]` has one `Cut | None` for each count asked of
+    expert i; None keeps everything.
 
     Args:
-        density: fraction of entries kept, one per expert, dimensionless.
-        scope: `model` takes one cut over all merged tensors, `tensor` one for each.
-        inclusive: keep one entry more, and all that equal it, as the authors' code does.
-        least: fewest entries kept: 1 is what mergekit does.
-    Cost: one sampled and one full pass; two full ones when many entries tie unexpectedly.
-        O(2^20) memory per expert.
+        keep: for each expert, how many entries survive each of its cuts.
+        scope: `model` takes cuts over all merged tensors, `tensor` for each of its own.
+        reads: the parameters that `keep` was made of.
+        inclusive: keep all entries that equal the last one kept, as the authors' code does.
+    Cost: of a small tensor of its own, one pass that holds its magnitudes and selects among them,
+        0.5 ns per entry. Else one sampled and one full pass, two full ones when many entries tie
+        unexpectedly; O(2^20) memory per cut.
     """
 
     name = "cut"
-    reads = ("density",)
 
     def __init__(
         self,
-        density: list[float],
+        keep: Sequence[Sequence[Keep]],
         scope: Literal["model", "tensor"],
+        reads: tuple[str, ...] = ("density",),
         inclusive: bool = False,
-        least: int = 0,
     ) -> None:
         self.scope = scope
-        self._density = density
-        self.memory = len(density) * ((16 << _BIN_BITS) + 4 * (2 * _FLUSH + _SAMPLE))
+        self.reads = reads
+        self._keep = keep
+        cuts = sum(map(len, keep))
+        self.memory = cuts * ((16 << _BIN_BITS) + 4 * (2 * _FLUSH + _SAMPLE))
+        if scope == "tensor":
+            self.memory = max(self.memory, 8 * _HELD)
         self._inclusive = inclusive
-        self._least = least
         self._phase: Literal["sample", "select", "equal"] = "sample"
-        self._brackets = [_Bracket() for _ in density]
+        self._held: np.ndarray | None = None
+        self._brackets = [[_Bracket() for _ in cuts] for cuts in keep]
+        self._samples: list[list[np.ndarray]] = [[] for _ in keep]
         self._lock = threading.Lock()
         self._float: type = float
 
-    def start(self, tensor: str, shape: tuple[int, ...], parameters: Any) -> list[_Seen]:
-        return [_Seen() for _ in self._density]
+    def _holds(self) -> bool:
+        """Whether the magnitudes of all experts are held at once."""
+        return self.scope == "tensor" and self.elements * len(self._keep) <= _HELD
+
+    def start(self, tensor: str, shape: tuple[int, ...], parameters: Any) -> list[list[_Seen]]:
+        return [[_Seen() for _ in cuts] for cuts in self._keep]
 
     def wants(self, chunk: Chunk) -> bool:
-        if self._phase != "sample":
+        if self._phase != "sample" or self._holds():
             return True
         stride = self._chunk_stride(chunk)
         return chunk.index % stride == stride // 2
@@ -172,7 +188,7 @@ class Magnitudes(Statistic):
 
     def add(
         self,
-        state: list[_Seen],
+        state: list[list[_Seen]],
         models: torch.Tensor,
         base: torch.Tensor | None,
         chunk: Chunk,
@@ -183,55 +199,127 @@ class Magnitudes(Statistic):
 
         narrow = models.dtype == torch.float32
         self._float = np.float32 if narrow else np.float64
-        for delta, seen, bracket in zip(models, state, self._brackets, strict=True):
+        if self._holds():
+            self._hold(models, chunk)
+            return
+        for i, delta in enumerate(models):
             # Magnitudes are ordered like their bit patterns read as integers.
             bits = delta.abs().cpu().numpy().view(np.int32 if narrow else np.int64)
             if self._phase == "sample":
                 stride = max(1, self._rate() // self._chunk_stride(chunk))
                 taken = bits[crc32(chunk.tensor.encode()) % stride :: stride].copy()
                 with self._lock:
-                    bracket.sample.append(taken)
+                    self._samples[i].append(taken)
                 continue
-            if self._phase == "equal":
-                seen.equal.append(int(np.count_nonzero(bits == bracket.guess)))
-                continue
-            seen.above += int(np.count_nonzero(bits >= bracket.high))
-            others = bits != bracket.guess
-            seen.equal.append(len(bits) - int(np.count_nonzero(others)))
-            if bracket.high - bracket.low == 1:
-                continue
-            # What lies below the bracket wraps around to large offsets and drops out with the rest.
-            offsets = (bits - bracket.low).view(np.uint32 if narrow else np.uint64)
-            inside = offsets < bracket.high - bracket.low
-            # Differences of half-precision numbers tie in droves: the guess is only counted.
-            inside &= others
-            picked = offsets[inside]
-            with self._lock:
-                bracket.take(picked)
+            for seen, bracket in zip(state[i], self._brackets[i], strict=True):
+                if self._phase == "equal":
+                    seen.equal.append(int(np.count_nonzero(bits == bracket.guess)))
+                else:
+                    self._count(bits, seen, bracket)
 
-    def finish(self, states: Mapping[str, list[_Seen]]) -> Any:
+    def _hold(self, models: torch.Tensor, chunk: Chunk) -> None:
+        import torch
+
+        if self._held is None:
+            shape = (len(models), self.elements)
+            self._held = _scratch("held", shape[0] * shape[1], self._float)
+            self._held = self._held.reshape(shape)
+            self._ends: list[int] = []
+        self._ends.append(chunk.stop)
+        held = torch.from_numpy(self._held[:, chunk.start : chunk.stop])
+        if models.device.type == "cpu":
+            torch.abs(models, out=held)
+        else:
+            held.copy_(models.abs())
+
+    def _select(self, tensor: str) -> list[list[Cut | None]]:
+        """The cuts of magnitudes that are all at hand."""
+        import numpy as np
+
+        assert self._held is not None
+        pattern = np.int32 if self._float is np.float32 else np.int64
+        found = []
+        for i, row in enumerate(self._held.view(pattern)):
+            kept = [self._kept(i, c) for c in range(len(self._keep[i]))]
+            inner = sorted({len(row) - k for k in kept if 0 < k < len(row)})
+            ordered = _scratch("ordered", len(row), pattern)
+            if inner:
+                ordered[:] = row
+                ordered.partition(inner)
+            found.append([self._chosen(tensor, row, ordered, k) for k in kept])
+        self._held = None
+        return found
+
+    def _chosen(self, tensor: str, row: np.ndarray, ordered: np.ndarray, keep: int) -> Cut | None:
+        """The cut that keeps `keep` entries of `row`; `ordered` has them in its last places."""
+        import numpy as np
+
+        if keep >= len(row):
+            return None
+        if keep <= 0:
+            return Cut(float("inf"), 0, {})
+        last = ordered[len(row) - keep]
+        starts = [0, *self._ends[:-1]]
+        ends = zip(starts, self._ends, strict=True)
+        equal = np.array([np.count_nonzero(row[a:b] == last) for a, b in ends], np.int64)
+        above = int(np.count_nonzero(ordered[len(row) - keep :] > last))
+        equals = len(row) if self._inclusive else keep - above
+        magnitude = float(last.view(self._float))
+        return Cut(magnitude, equals, {tensor: np.cumsum(equal) - equal})
+
+    def _count(self, bits: np.ndarray, seen: _Seen, bracket: _Bracket) -> None:
+        """Count what lies above the bracket and what equals the guess, and take the rest of it."""
+        import numpy as np
+
+        seen.above += int(np.count_nonzero(bits >= bracket.high))
+        # What lies below the bracket wraps around to large offsets and drops out.
+        unsigned = np.uint32 if bits.itemsize == 4 else np.uint64
+        offsets = (bits - bracket.low).view(unsigned)
+        inside = offsets < unsigned(bracket.high - bracket.low)
+        if bracket.high - bracket.low == 1:
+            seen.equal.append(int(np.count_nonzero(inside)))
+            return
+        # A boolean index is four times as slow as the positions of its few ones.
+        picked = offsets[np.flatnonzero(inside)]
+        # Differences of half-precision numbers tie in droves: the guess is only counted.
+        others = picked != bracket.guess - bracket.low
+        equal = len(picked) - int(np.count_nonzero(others))
+        seen.equal.append(equal)
+        picked = picked[others] if equal else picked
+        with self._lock:
+            bracket.take(picked)
+
+    def finish(self, states: Mapping[str, list[list[_Seen]]]) -> Any:
+        if self._held is not None:
+            (tensor,) = states
+            return self._select(tensor)
         if self._phase == "sample":
-            for bracket, density in zip(self._brackets, self._density, strict=True):
-                _from_sample(bracket, density)
+            for i, brackets in enumerate(self._brackets):
+                sample = _sorted(self._samples[i])
+                for c, bracket in enumerate(brackets):
+                    _from_sample(bracket, sample, self._kept(i, c) / max(1, self.elements))
+            self._samples = [[] for _ in self._keep]
             self._phase = "select"
             return AGAIN
         if self._phase == "select":
             unsure, missed = False, False
-            for i, bracket in enumerate(self._brackets):
-                guess = bracket.guess
-                missed |= not self._locate(bracket, self._keep(i), [s[i] for s in states.values()])
-                unsure |= bracket.guess != guess
+            for i, brackets in enumerate(self._brackets):
+                for c, bracket in enumerate(brackets):
+                    guess = bracket.guess
+                    seen = [s[i][c] for s in states.values()]
+                    missed |= not self._locate(bracket, self._kept(i, c), seen)
+                    unsure |= bracket.guess != guess
             if missed:
                 return AGAIN
             if unsure:
                 self._phase = "equal"
                 return AGAIN
-        return [self._cut(i, states) for i in range(len(self._density))]
+        return [
+            [self._cut(i, c, states) for c in range(len(cuts))] for i, cuts in enumerate(self._keep)
+        ]
 
-    def _keep(self, expert: int) -> int:
-        if self._density[expert] >= 1:
-            return self.elements
-        return max(self._least, int(self._density[expert] * self.elements) + self._inclusive)
+    def _kept(self, expert: int, cut: int) -> int:
+        return min(self.elements, max(0, self._keep[expert][cut](self.elements)))
 
     def _locate(self, bracket: _Bracket, keep: int, seen: list[_Seen]) -> bool:
         """Set the guess to the cut and count what lies above it; False: look again, elsewhere."""
@@ -261,13 +349,13 @@ class Magnitudes(Statistic):
             return False
         bracket.above = above + int(from_top[place - 1] if place else 0)
         bracket.guess = low
-        bracket.narrow(low, low + 1)  # should another expert need one more look
+        bracket.narrow(low, low + 1)  # should another cut need one more look
         return True
 
-    def _cut(self, expert: int, states: Mapping[str, list[_Seen]]) -> Cut | None:
+    def _cut(self, expert: int, cut: int, states: Mapping[str, list[list[_Seen]]]) -> Cut | None:
         import numpy as np
 
-        keep = self._keep(expert)
+        keep = self._kept(expert, cut)
         if keep >= self.elements:
             return None
         if keep <= 0:
@@ -275,10 +363,10 @@ class Magnitudes(Statistic):
         before: dict[str, np.ndarray] = {}
         running = 0
         for tensor, state in states.items():
-            equal = np.asarray(state[expert].equal, dtype=np.int64)
+            equal = np.asarray(state[expert][cut].equal, dtype=np.int64)
             before[tensor] = running + np.cumsum(equal) - equal
             running += int(equal.sum())
-        bracket = self._brackets[expert]
+        bracket = self._brackets[expert][cut]
         pattern = np.int32 if self._float is np.float32 else np.int64
         magnitude = float(np.asarray(bracket.guess, pattern).view(self._float))
         equals = self.elements if self._inclusive else keep - bracket.above
@@ -292,12 +380,29 @@ def _above_all(pattern: npt.DTypeLike) -> int:
     return int(np.iinfo(pattern).max) + 1
 
 
-def _from_sample(bracket: _Bracket, density: float) -> None:
-    """Bracket the cut with a sample: six standard deviations of its rank, and 0.4 %."""
+_thread = threading.local()
+
+
+def _scratch(name: str, size: int, dtype: npt.DTypeLike) -> np.ndarray:
+    """An array that this thread uses again for its next tensor: new pages cost more than the work
+    on them."""
     import numpy as np
 
-    sample = np.sort(np.concatenate(bracket.sample)) if bracket.sample else np.zeros(0, np.int32)
-    bracket.sample = []
+    held = getattr(_thread, name, None)
+    if held is None or held.dtype != dtype or len(held) < size:
+        held = np.empty(size, dtype)
+        setattr(_thread, name, held)
+    return held[:size]
+
+
+def _sorted(taken: list[np.ndarray]) -> np.ndarray:
+    import numpy as np
+
+    return np.sort(np.concatenate(taken)) if taken else np.zeros(0, np.int32)
+
+
+def _from_sample(bracket: _Bracket, sample: np.ndarray, density: float) -> None:
+    """Bracket the cut with a sorted sample: six standard deviations of its rank, and 0.4 %."""
     top, n = _above_all(sample.dtype), len(sample)
     rank = density * n
     slack = 6 * (rank * (1 - density)) ** 0.5 + 2 + 0.004 * n
@@ -308,7 +413,7 @@ def _from_sample(bracket: _Bracket, density: float) -> None:
     bracket.narrow(low, max(high, low + 1))
 
 
-def trim(deltas: torch.Tensor, cuts: list[Cut | None], chunk: Chunk) -> torch.Tensor:
+def trim(deltas: torch.Tensor, cuts: Sequence[Cut | None], chunk: Chunk) -> torch.Tensor:
     """Zero, in place, the entries that do not survive the cut of their expert.
 
     Args:

@@ -98,7 +98,8 @@ class Majority(Statistic):
         stats: Mapping[str, Any],
     ) -> None:
         parameters = state[0]
-        total = add_up(weigh(trim(models, stats["cut"], chunk), parameters.weight))
+        kept = trim(models, [cut for (cut,) in stats["cut"]], chunk)
+        total = add_up(weigh(kept, parameters.weight))
         # A sum of signs of one chunk is a small integer: exact in float32 in any order.
         state[1] += int(total.sign_().sum().item())
 
