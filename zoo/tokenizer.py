@@ -1,0 +1,259 @@
+"""A model's tokenizer as its files say it: which token has which id, and how it is written again.
+
+Only the vocabulary is read, from `tokenizer.json`, else from `vocab.json`; nothing is tokenized, so
+no tokenizer library is needed. What is written is what was read, less the tokens that no embedding
+has, and with tokens added as the library adds them: at the end, outside the learned vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import InvalidCheckpoint, InvalidRecipe
+from zoo.safetensors_checkpoint import read_small
+from zoo.safetensors_header import parse_strict_json
+
+FAST, CONFIG, LEGACY = "tokenizer.json", "tokenizer_config.json", "added_tokens.json"
+_CORE = ("vocab.json", "merges.txt", "vocab.txt")
+_SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+TEMPLATE, TEMPLATE_JSON = "chat_template.jinja", "chat_template.json"
+FILES = frozenset(
+    {FAST, CONFIG, LEGACY, "special_tokens_map.json", TEMPLATE, TEMPLATE_JSON}
+    | set(_CORE)
+    | set(_SENTENCEPIECE)
+)
+"""All that a tokenizer's files are called, at the top of a model's directory."""
+
+_REMEDY = (
+    "Write a `tokenizer.json` beside it: "
+    'with transformers, `AutoTokenizer.from_pretrained("{0}").save_pretrained("{0}")`.'
+)
+_PLAIN = {
+    "single_word": False,
+    "lstrip": False,
+    "rstrip": False,
+    "normalized": True,
+    "special": False,
+}
+"""How a token is matched that was added without saying how."""
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A vocabulary, and the files it came from."""
+
+    label: str
+    """The model's, for messages."""
+    vocabulary: Mapping[str, int]
+    """Token -> id, ids ascending; added tokens included."""
+    added: Mapping[str, Mapping[str, Any]]
+    """The tokens matched before the model splits words: token -> how, ids ascending."""
+    learned: Mapping[str, int]
+    """The vocabulary as it was read, without what was added to it: token -> id."""
+    files: Mapping[str, Path]
+    """The tokenizer's files by name."""
+    changed: bool = False
+    """Whether it says something else than the files."""
+
+    def limited(self, rows: int) -> Tokenizer:
+        """Without the tokens whose ids are `rows` or more: the embeddings have no row for them."""
+        if all(i < rows for i in self.vocabulary.values()):
+            return self
+        kept = {t: i for t, i in self.vocabulary.items() if i < rows}
+        added = {t: how for t, how in self.added.items() if t in kept}
+        return replace(self, vocabulary=kept, added=added, changed=True)
+
+    def extended(self, tokens: Iterable[tuple[str, Mapping[str, Any] | None]]) -> Tokenizer:
+        """With tokens added at the end, or marked as added where they are there already.
+
+        Args:
+            tokens: each token and how it is matched; None for the plain way, which marks nothing.
+        Raises:
+            InvalidRecipe: the ids have holes, so that what is added would not be found again.
+        """
+        vocabulary, added = dict(self.vocabulary), dict(self.added)
+        for token, how in tokens:
+            if token not in vocabulary:
+                if vocabulary and max(vocabulary.values()) + 1 != len(vocabulary):
+                    raise InvalidRecipe(
+                        f"`{self.label}` leaves ids unused between its tokens:",
+                        f"`{token}` cannot be added at the end.",
+                        "Choose the tokenizer of another model as `source`.",
+                        token=token,
+                    )
+                vocabulary[token] = len(vocabulary)
+                how = how or _PLAIN
+            if how is not None and token not in added:
+                added[token] = how
+        if len(added) == len(self.added):  # whatever is new is added
+            return self
+        added = dict(sorted(added.items(), key=lambda item: vocabulary[item[0]]))
+        return replace(self, vocabulary=vocabulary, added=added, changed=True)
+
+
+def read_tokenizer(label: str, files: Mapping[str, Path]) -> Tokenizer | None:
+    """The tokenizer of a model, or None where it has none.
+
+    Args:
+        files: files beside the weights, by relative path.
+    Raises:
+        InvalidCheckpoint: a file is not what its name says.
+        InvalidRecipe: the vocabulary is in a binary file only.
+    """
+    own = {name: files[name] for name in sorted(FILES & files.keys())}
+    if FAST in own:
+        document = _object(own[FAST])
+        core = _core(document, own[FAST])
+        listed = document.get("added_tokens") or []
+    elif "vocab.json" in own:
+        core, listed = _ids(_object(own["vocab.json"]), own["vocab.json"]), []
+    elif binary := [name for name in own if name in (*_SENTENCEPIECE, "vocab.txt")]:
+        raise InvalidRecipe(
+            f"The tokenizer of `{label}` is in `{binary[0]}` only, which zoo does not read.",
+            "Its tokens are not known.",
+            _REMEDY.format(label),
+            file=binary[0],
+        )
+    else:
+        return None
+    # A token of the learned vocabulary keeps its id there, whatever the list says.
+    added: dict[str, Mapping[str, Any]] = {}
+    vocabulary, taken = dict(core), set(core.values())
+    for entry in (*_entries(listed, label), *_entries(_later(own), label)):
+        token, number = entry["content"], entry["id"]
+        if token not in added and (token in vocabulary or number not in taken):
+            taken.add(vocabulary.setdefault(token, number))
+            added[token] = {key: bool(entry.get(key, _PLAIN[key])) for key in _PLAIN}
+    return Tokenizer(
+        label,
+        dict(sorted(vocabulary.items(), key=lambda item: item[1])),
+        dict(sorted(added.items(), key=lambda item: vocabulary[item[0]])),
+        core,
+        own,
+    )
+
+
+def written(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """The content of all files of a tokenizer; those that its vocabulary does not change, as is."""
+    files, ids = tokenizer.files, tokenizer.vocabulary
+    found = {name: path.read_bytes() for name, path in files.items()}
+    if not tokenizer.changed:
+        return found
+    entries = [{"id": ids[t], "content": t, **how} for t, how in tokenizer.added.items()]
+    lost = tokenizer.learned.keys() - ids.keys()
+    if FAST in found:
+        document = _object(files[FAST])
+        document["added_tokens"] = entries
+        if lost:
+            _shorten(document["model"], lost)
+        found[FAST] = _json(document)
+    elif lost:
+        raise InvalidRecipe(
+            f"The vocabulary of `{tokenizer.label}` is longer than its embeddings,",
+            "and can be cut only in a `tokenizer.json`.",
+            _REMEDY.format(tokenizer.label),
+        )
+    if lost:  # the other spellings of the vocabulary are not true any more
+        found = {n: data for n, data in found.items() if n not in (*_CORE, *_SENTENCEPIECE)}
+    if CONFIG in found:
+        config = _object(files[CONFIG])
+        if "added_tokens_decoder" in config or FAST not in found:
+            config["added_tokens_decoder"] = {
+                str(e["id"]): {key: e[key] for key in ("content", *_PLAIN)} for e in entries
+            }
+        found[CONFIG] = _json(config)
+    if LEGACY in found or FAST not in found:
+        late = [t for t in tokenizer.added if t not in tokenizer.learned]
+        found[LEGACY] = _json({t: ids[t] for t in late})
+    return found
+
+
+def _shorten(model: dict[str, Any], lost: set[str]) -> None:
+    """Take tokens out of a learned vocabulary, and the merges that need them."""
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, list):
+        model["vocab"] = [pair for pair in vocabulary if pair[0] not in lost]
+    else:
+        model["vocab"] = {t: i for t, i in vocabulary.items() if t not in lost}
+    if "merges" in model:
+        model["merges"] = [m for m in model["merges"] if not lost & _parts(m)]
+
+
+def _parts(merge: Any) -> set[str]:
+    """The two tokens of a merge, and the one they make."""
+    left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+    return {left, right, left + right}
+
+
+def _core(document: Mapping[str, Any], path: Path) -> dict[str, int]:
+    """The learned vocabulary of a `tokenizer.json`."""
+    model = document.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocabulary, list):  # Unigram: [token, score], in order of id
+        if all(isinstance(p, list) and p and isinstance(p[0], str) for p in vocabulary):
+            return {pair[0]: i for i, pair in reversed(list(enumerate(vocabulary)))}
+        vocabulary = None
+    return _ids(vocabulary, path)
+
+
+def _ids(vocabulary: Any, path: Path) -> dict[str, int]:
+    whole = isinstance(vocabulary, dict) and all(
+        isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 2**31
+        for i in vocabulary.values()
+    )
+    if not whole or len(set(vocabulary.values())) < len(vocabulary):
+        raise InvalidCheckpoint(
+            f"`{path}` holds no vocabulary:",
+            "tokens with one id each, from 0, were expected.",
+            path=path,
+        )
+    found: dict[str, int] = vocabulary
+    return found
+
+
+def _later(files: Mapping[str, Path]) -> list[Any]:
+    """Added tokens that are told beside the vocabulary: by the configuration, else by a list."""
+    if CONFIG in files:
+        decoder = _object(files[CONFIG]).get("added_tokens_decoder")
+        if isinstance(decoder, dict) and all(i.isdigit() for i in decoder):
+            return [
+                {**e, "id": int(i)} if isinstance(e, dict) else None for i, e in decoder.items()
+            ]
+    if LEGACY in files:
+        return [{"content": t, "id": i} for t, i in _object(files[LEGACY]).items()]
+    return []
+
+
+def _entries(found: Any, label: str) -> list[dict[str, Any]]:
+    """Entries of added tokens, checked, ids ascending."""
+    good = isinstance(found, list) and all(
+        isinstance(e, dict)
+        and isinstance(e.get("content"), str)
+        and isinstance(e.get("id"), int)
+        and 0 <= e["id"] < 2**31
+        for e in found
+    )
+    if not good:
+        raise InvalidCheckpoint(
+            f"The tokenizer of `{label}` is damaged:",
+            "it lists added tokens without their text or their id.",
+            "Download its files again.",
+        )
+    entries: list[dict[str, Any]] = sorted(found, key=lambda e: e["id"])
+    return entries
+
+
+def _object(path: Path) -> dict[str, Any]:
+    content = parse_strict_json(read_small(path), path)
+    if not isinstance(content, dict):
+        raise InvalidCheckpoint(f"`{path}` is no tokenizer's file:", "it is not a map.", path=path)
+    return content
+
+
+def _json(content: Any) -> bytes:
+    """As tokenizer files are usually written; the order of their keys is kept."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

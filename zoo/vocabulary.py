@@ -1,0 +1,342 @@
+"""Models of different vocabularies, merged: every model is shown with the result's.
+
+Row i of the embeddings and of the output head belongs to token i. A `Vocabulary` says for each
+model which row that is: its own; of a token it lacks the base's, or that of the one model that has
+it, or the average of those that do; zeros where none has. A `Reindexed` checkpoint shows a model
+so, and reads the rows where they are: the engine merges equal shapes and knows nothing of tokens.
+
+Source: mergekit's tokenizer option, whose rules these are. Departs: where mergekit's order of
+models, and so the ids of new tokens, change from run to run, ours is the recipe's; a token that
+has a rule and is in the learned vocabulary already is tokenized as before; padding of embeddings
+counts as no token's even where the tokenizer names it.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from zoo.chat_templates import chosen_template
+from zoo.checkpoint import Checkpoint, TensorInfo
+from zoo.dtypes import DTYPES
+from zoo.errors import IncompatibleModels, InvalidRecipe, StoreError
+from zoo.reindexed import AVERAGE, MEAN, ZERO, Reindexed, Row, Rows
+from zoo.tokenizer import FILES, Tokenizer, read_tokenizer
+from zoo.tokenizer_block import TokenizerBlock, TokenRule, read_tokenizer_block
+
+if TYPE_CHECKING:
+    from zoo.inputs import Input, Inputs
+    from zoo.recipe import Recipe
+
+_EMBEDDING = re.compile(
+    r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|embeddings)\.weight$"
+    r"|^(?:model\.)?shared\.weight$"
+)
+_HEAD = re.compile(
+    r"(?:^|\.)(?:lm_head(?:\.linear|\.decoder)?|embed_out|output_layer|vocab_projector)"
+    r"\.(?:weight|bias)$"
+    r"|^output\.(?:weight|bias)$"
+    r"|^cls\.predictions\.(?:decoder\.(?:weight|bias)|bias)$"
+)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The result's vocabulary, and every model's rows in it."""
+
+    tokenizer: Tokenizer
+    rows: int
+    """Of the embeddings: one per token, and padding."""
+    by_model: Mapping[str, Rows]
+    """Weights digest -> rows; `Row.model` counts `order`."""
+    order: tuple[str, ...]
+    """Weights digests."""
+    dtype: str | None
+    """The type the recipe asks for."""
+    notes: tuple[str, ...] = ()
+
+    def over(self, inputs: Inputs) -> Inputs:
+        """The inputs, each shown with this vocabulary."""
+        raw = {i.model.digest: i.model.checkpoint for i in _parents(inputs)}
+        models = [raw[digest] for digest in self.order]
+
+        def shown(one: Input) -> Input:
+            model = one.model
+            infos = {
+                name: replace(info, dtype=self._dtype(info), shape=(self.rows, *info.shape[1:]))
+                for name, info in model.checkpoint.tensors.items()
+                if _is_of_tokens(name) and info.shape
+            }
+            view = Reindexed(model.checkpoint, models, self.by_model[model.digest], infos)
+            digests = {n: d for n, d in model.digests.items() if n not in infos}
+            return replace(one, model=replace(model, checkpoint=view, digests=digests))
+
+        base = shown(inputs.base) if inputs.base else None
+        return replace(inputs, experts=tuple(map(shown, inputs.experts)), base=base)
+
+    def _dtype(self, info: TensorInfo) -> str:
+        """Averages of rows are not rounded to less than what the result holds."""
+        wider = self.dtype in ("F32", "F64") and DTYPES[info.dtype].bits < 32
+        return "F32" if wider else info.dtype
+
+
+def settled(recipe: Recipe, inputs: Inputs, named: Callable[[str], str | None]) -> dict[str, Any]:
+    """What the lock says of the tokenizer: models by digest, and the digests of the files read.
+
+    Args:
+        named: weights digest of what the recipe calls by a name; None where it is nothing.
+    Raises:
+        InvalidRecipe: the block names a model that is not merged, or a template that is none.
+    """
+    digests = {i.model.digest for i in _parents(inputs)}
+
+    def digest(name: str) -> str:
+        found = named(name)
+        if found not in digests:
+            raise InvalidRecipe(
+                f"The tokenizer block names `{name}`, which is none of the models merged.",
+                "Its tokens and rows are not at hand.",
+                "Name the base or an expert; an expert of weight 0 changes nothing else.",
+                model=name,
+            )
+        assert found is not None
+        return found
+
+    template = None
+    if recipe.chat_template is not None:
+        files = [{r.path: p for r, p in i.beside.items()} for i in _parents(inputs)]
+        if not files[0].keys() & FILES:
+            raise InvalidRecipe(
+                f"`{inputs.donor.model.label}` has no tokenizer, so no place for `chat_template`.",
+                how="Put its tokenizer files beside the weights, or leave out `chat_template`.",
+            )
+        template = chosen_template(recipe.chat_template, files)
+    if recipe.tokenizer is None:
+        return {"tokenizer": None, "chat_template": template}
+    block = recipe.tokenizer.as_dict(digest)
+    return {"tokenizer": {**block, "files": _keys(inputs)}, "chat_template": template}
+
+
+def check_files(inputs: Inputs, lock: Mapping[str, Any]) -> None:
+    """Raise StoreError where a tokenizer is not the one that the lock was made with."""
+    block = lock["tokenizer"]
+    found = _keys(inputs) if block else {}
+    for one in _parents(inputs) if block else ():
+        digest = one.model.digest
+        if found[digest] != block["files"][digest]:
+            raise StoreError(
+                f"The tokenizer of `{one.model.label}` is not the one this merge was made with:",
+                "its weights are, and its tokenizer files differ.",
+                "Register the model with its own tokenizer under another name.",
+                model=one.model.label,
+            )
+
+
+def vocabulary(inputs: Inputs, lock: Mapping[str, Any]) -> Vocabulary | None:
+    """The vocabulary that a lock asks for, or None where every model keeps its own.
+
+    Raises:
+        InvalidRecipe: a rule that no row fits, or a tokenizer that cannot be read.
+    """
+    if lock["tokenizer"] is None:
+        return None
+    asked = {k: v for k, v in lock["tokenizer"].items() if k != "files"}
+    return _Union(inputs, read_tokenizer_block(asked, str), lock["dtype"]).vocabulary()
+
+
+def missing_block(shapes: Iterable[tuple[str, tuple[int, ...], tuple[int, ...]]]) -> str | None:
+    """What to do about tensors of different shapes, if it is their vocabularies that differ.
+
+    Args:
+        shapes: (tensor, shape in one model, shape in another).
+    """
+    for name, a, b in shapes:
+        if _is_of_tokens(name) and a and b and a[0] != b[0] and a[1:] == b[1:]:
+            return (
+                "the models have different vocabularies: say whose the result has, "
+                "`tokenizer: {source: union}` (or `base`, or one of the models) in the recipe"
+            )
+    return None
+
+
+class _Union:
+    """Works out a vocabulary."""
+
+    def __init__(self, inputs: Inputs, block: TokenizerBlock, dtype: str | None) -> None:
+        self.block, self.dtype = block, dtype
+        self.base = inputs.base.model.digest if inputs.base else None
+        self.donor = inputs.donor.model.digest
+        self.models = {i.model.digest: i.model for i in _parents(inputs)}
+        self.heights = {d: _height(m.label, m.checkpoint) for d, m in self.models.items()}
+        self.notes: list[str] = []
+        self.tokenizers: dict[str, Tokenizer] = {}
+        for one in _parents(inputs):
+            files = {r.path: p for r, p in one.beside.items()}
+            found = read_tokenizer(one.model.label, files)
+            if found is None and one.model.digest != self.donor:
+                self.notes.append(
+                    f"`{one.model.label}` has no tokenizer; its tokens are taken to be those of "
+                    f"`{self.models[self.donor].label}`"
+                )
+                found = self.tokenizers[self.donor]
+            if found is None:
+                raise InvalidRecipe(
+                    f"`{one.model.label}` has no tokenizer.",
+                    "The recipe asks for a vocabulary, and the base (or first model) says it.",
+                    "Put its `tokenizer.json` beside the weights, or leave out `tokenizer`.",
+                    model=one.model.label,
+                )
+            self.tokenizers[one.model.digest] = found
+        self.own = {d: t.limited(self.heights[d]) for d, t in self.tokenizers.items()}
+
+    def vocabulary(self) -> Vocabulary:
+        source = self.block.source
+        if source == "union":
+            chosen = self._union()
+        else:
+            chosen = self.own[self.donor if source == "base" else source]
+        chosen = chosen.extended((t, None) for t in self.block.tokens)
+        ids = chosen.vocabulary
+        height = max(ids.values(), default=-1) + 1
+        padding = self.block.pad_to_multiple_of or 1
+        rows = -(-height // padding) * padding
+        order = tuple(self.models)
+        defaults = self._defaults(ids, order)
+        by_model = {d: self._rows(n, d, ids, defaults, height, rows) for n, d in enumerate(order)}
+        return Vocabulary(chosen, rows, by_model, order, self.dtype, tuple(self.notes))
+
+    def _union(self) -> Tokenizer:
+        """The donor's vocabulary; then what other models learned; then what was added to them."""
+        special: dict[str, Mapping[str, Any]] = {}
+        unlike: list[str] = []
+        for tokenizer in self.own.values():
+            for token, how in tokenizer.added.items():
+                if special.setdefault(token, how) != how and token not in unlike:
+                    unlike.append(token)
+        if unlike:
+            self.notes.append(
+                f"{len(unlike)} added tokens are matched differently by some models, "
+                f"first `{unlike[0]}`: the first model's way is kept"
+            )
+        learned = {t: None for tok in self.own.values() for t in tok.vocabulary if t not in special}
+        return self.own[self.donor].extended([*learned.items(), *special.items()])
+
+    def _defaults(self, ids: Mapping[str, int], order: Sequence[str]) -> dict[str, tuple[Row, ...]]:
+        """The row of each token for models that lack it: rows to average, none for zeros."""
+        vocabularies = [self.own[d].vocabulary for d in order]
+        base = order.index(self.base) if self.base else None
+        found: dict[str, tuple[Row, ...]] = {}
+        orphans = []
+        for token in ids:
+            if token in self.block.tokens:
+                found[token] = self._ruled(token, self.block.tokens[token], order)
+                continue
+            having = tuple(Row(m, v[token]) for m, v in enumerate(vocabularies) if token in v)
+            if base is not None and token in vocabularies[base]:
+                having = (Row(base, vocabularies[base][token]),)
+            if not having:
+                orphans.append(token)
+            found[token] = having
+        if orphans:
+            self.notes.append(
+                f"{len(orphans)} tokens have no embedding in any model, first `{orphans[0]}`: "
+                "their rows are zeros"
+            )
+        return found
+
+    def _ruled(self, token: str, rule: TokenRule, order: Sequence[str]) -> tuple[Row, ...]:
+        if rule.model is None:
+            return ()
+        vocabulary = self.own[rule.model].vocabulary
+        row = rule.token_id
+        if row is None:
+            row = vocabulary.get(rule.token or token, -1)
+        if not 0 <= row < self.heights[rule.model]:
+            wanted = f"id {row}" if rule.token_id is not None else f"token `{rule.token or token}`"
+            raise InvalidRecipe(
+                f"The rule of token `{token}` takes {wanted} of `{self.models[rule.model].label}`,",
+                "which has no such row.",
+                "Name a model that has the token, or another token with `kind: model_token`.",
+                token=token,
+            )
+        return (Row(order.index(rule.model), row),)
+
+    def _rows(
+        self,
+        model: int,
+        digest: str,
+        ids: Mapping[str, int],
+        defaults: Mapping[str, tuple[Row, ...]],
+        height: int,
+        count: int,
+    ) -> Rows:
+        own = self.own[digest].vocabulary
+        taken = set(own.values())
+        forced = {t for t, rule in self.block.tokens.items() if rule.force}
+        models, rows = array("i", [MEAN]) * count, array("i", [0]) * count
+        for hole in set(range(height)) - set(ids.values()):  # ids that no token has
+            unused = hole < self.heights[digest] and hole not in taken
+            models[hole], rows[hole] = (model, hole) if unused else (ZERO, 0)
+        averages = {}
+        for token, number in ids.items():
+            if token in own and token not in forced:
+                models[number], rows[number] = model, own[token]
+            elif len(sources := defaults[token]) == 1:
+                models[number], rows[number] = sources[0]
+            elif sources:
+                models[number], averages[number] = AVERAGE, sources
+            else:
+                models[number] = ZERO
+        firsts, runs = [], []
+        for i, (m, r) in enumerate(zip(models, rows, strict=True)):
+            follows = i > 0 and m == models[i - 1] and (m < 0 or r == rows[i - 1] + 1)
+            if not follows:
+                firsts.append(i)
+                runs.append(Row(m, r))
+        return Rows(count, firsts, runs, averages, height)
+
+
+def _parents(inputs: Inputs) -> list[Input]:
+    """The models merged, each once, the donor first."""
+    every = [*([inputs.base] if inputs.base else []), *inputs.experts]
+    return list({i.model.digest: i for i in every}.values())
+
+
+def _keys(inputs: Inputs) -> dict[str, dict[str, str]]:
+    """Weights digest -> the tokenizer's files, and the keys of their bytes."""
+    return {
+        i.model.digest: {
+            r.path: r.object for r in sorted(i.beside, key=lambda r: r.path) if r.path in FILES
+        }
+        for i in _parents(inputs)
+    }
+
+
+def _is_of_tokens(name: str) -> bool:
+    return bool(_EMBEDDING.search(name) or _HEAD.search(name))
+
+
+def _height(label: str, checkpoint: Checkpoint) -> int:
+    """Rows of a model's embeddings that the configuration says are used."""
+    heights = {
+        t.shape[0] for n, t in checkpoint.tensors.items() if _EMBEDDING.search(n) and t.shape
+    }
+    if len(heights) != 1:
+        raise IncompatibleModels(
+            f"`{label}` has {'embeddings of different heights' if heights else 'no embeddings'}:",
+            "zoo knows them by name (`embed_tokens`, `wte`, `word_embeddings` and the like).",
+            "Leave out `tokenizer` for a model without a vocabulary.",
+            problems=[f"`{label}` has no embeddings that a vocabulary could be matched with"],
+        )
+    config = checkpoint.opened.config or {}
+    said = [part.get("vocab_size") for part in (config, *text_parts(config))]
+    return min([heights.pop(), *(s for s in said if isinstance(s, int) and s > 0)])
+
+
+def text_parts(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The parts of a configuration that describe the language model in a larger one."""
+    names = ("text_config", "language_config", "llm_config")
+    return [part for n in names if isinstance(part := config.get(n), dict)]
