@@ -6,6 +6,7 @@ with `messages`, `bos_token`, `eos_token` and `add_generation_prompt`.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -118,3 +119,21 @@ def template_of(files: Mapping[str, Path]) -> str | None:
         if isinstance(found, str) and found.strip():
             return found.strip()
     return None
+
+
+def with_template(files: Mapping[str, bytes], template: str) -> dict[str, bytes]:
+    """Tokenizer files that carry another template: where they carried one, and in the
+    configuration, where all versions of transformers look."""
+    found = dict(files)
+    if CONFIG in found:
+        found[CONFIG] = _told(found[CONFIG], template)
+    if TEMPLATE_JSON in found:
+        found[TEMPLATE_JSON] = _told(found[TEMPLATE_JSON], template)
+    if TEMPLATE in found or CONFIG not in found:
+        found[TEMPLATE] = template.encode()
+    return found
+
+
+def _told(data: bytes, template: str) -> bytes:
+    content = {**json.loads(data), "chat_template": template}
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.errors import InvalidRecipe, did_you_mean
 from zoo.recipe import Expert, Recipe, mapping, output_dtype, refuse_unknown, sequence
 from zoo.schedule import Value, is_rules
+from zoo.tokenizer_block import TokenizerBlock, read_tokenizer_block
 
 if TYPE_CHECKING:
     from zoo.contract import Mergekit, Method
@@ -26,8 +27,11 @@ _KEYS = (
     "dtype",
     "out_dtype",
     "name",
+    "tokenizer",
+    "tokenizer_source",
+    "chat_template",
 )
-_LATER = ("modules", "tokenizer", "tokenizer_source", "chat_template")
+_LATER = ("modules",)
 _MODEL_KEYS = ("model", "parameters", "layer_range")
 
 
@@ -40,13 +44,8 @@ def read_mergekit(document: Mapping[str, Any], methods: Mapping[str, Method]) ->
         InvalidRecipe: a key or a value that mergekit has and we do not yet, or that neither has.
     """
     for key in _LATER:
-        if key in document and (key, document[key]) != ("tokenizer_source", "base"):
-            raise InvalidRecipe(
-                f"mergekit's `{key}` is not supported yet.",
-                "The result carries the tokenizer of the base, or of the first model, unchanged.",
-                f"Remove `{key}` if that is what you want.",
-                key=key,
-            )
+        if key in document:
+            raise InvalidRecipe(f"mergekit's `{key}` is not supported yet.", key=key)
     refuse_unknown(document, (*_KEYS, *_LATER), "the mergekit document")
     name = document["merge_method"]
     known = {
@@ -86,8 +85,29 @@ def read_mergekit(document: Mapping[str, Any], methods: Mapping[str, Method]) ->
         parameters=parameters,
         dtype=None if dtype is None else output_dtype(dtype),
         layers=layers,
+        tokenizer=_tokenizer(document),
+        chat_template=_template(document.get("chat_template")),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _tokenizer(document: Mapping[str, Any]) -> TokenizerBlock | None:
+    """Either spelling of whose vocabulary the result has."""
+    block, source = document.get("tokenizer"), document.get("tokenizer_source")
+    if block is not None and source is not None:
+        raise InvalidRecipe(
+            "A mergekit document has either `tokenizer` or `tokenizer_source`.",
+            how="Move the source into `tokenizer`.",
+        )
+    if source is not None:
+        block = {"source": source}
+    return None if block is None else read_tokenizer_block(block, _path)
+
+
+def _template(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise InvalidRecipe(f"`chat_template` must be text, not {value!r}.", key="chat_template")
+    return value
 
 
 def _models(document: Mapping[str, Any]) -> tuple[list[dict[str, Any]], int | None]:

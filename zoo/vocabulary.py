@@ -15,21 +15,23 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from zoo.chat_templates import chosen_template
 from zoo.checkpoint import Checkpoint, TensorInfo
 from zoo.dtypes import DTYPES
-from zoo.errors import IncompatibleModels, InvalidRecipe, StoreError
+from zoo.errors import IncompatibleModels, InvalidRecipe, StoreError, ZooError
 from zoo.reindexed import AVERAGE, MEAN, ZERO, Reindexed, Row, Rows
 from zoo.tokenizer import FILES, Tokenizer, read_tokenizer
 from zoo.tokenizer_block import TokenizerBlock, TokenRule, read_tokenizer_block
 
 if TYPE_CHECKING:
+    from zoo.contract import Method
     from zoo.inputs import Input, Inputs
     from zoo.recipe import Recipe
+    from zoo.registry import Registry
 
 _EMBEDDING = re.compile(
     r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|embeddings)\.weight$"
@@ -83,19 +85,17 @@ class Vocabulary:
         return "F32" if wider else info.dtype
 
 
-def settled(recipe: Recipe, inputs: Inputs, named: Callable[[str], str | None]) -> dict[str, Any]:
+def settled(recipe: Recipe, method: Method, inputs: Inputs, registry: Registry) -> dict[str, Any]:
     """What the lock says of the tokenizer: models by digest, and the digests of the files read.
 
-    Args:
-        named: weights digest of what the recipe calls by a name; None where it is nothing.
     Raises:
         InvalidRecipe: the block names a model that is not merged, or a template that is none.
     """
-    digests = {i.model.digest for i in _parents(inputs)}
+    digests = {i.model.label: i.model.digest for i in _parents(inputs)}
 
     def digest(name: str) -> str:
-        found = named(name)
-        if found not in digests:
+        found = digests.get(name) or _registered(registry, name)
+        if found not in digests.values():
             raise InvalidRecipe(
                 f"The tokenizer block names `{name}`, which is none of the models merged.",
                 "Its tokens and rows are not at hand.",
@@ -116,50 +116,56 @@ def settled(recipe: Recipe, inputs: Inputs, named: Callable[[str], str | None]) 
         template = chosen_template(recipe.chat_template, files)
     if recipe.tokenizer is None:
         return {"tokenizer": None, "chat_template": template}
+    if method.needs == "data":
+        raise InvalidRecipe(
+            f"Method `{method.name}` runs its models, each with its own tokens,",
+            "and cannot take a `tokenizer` block.",
+            method=method.name,
+        )
     block = recipe.tokenizer.as_dict(digest)
     return {"tokenizer": {**block, "files": _keys(inputs)}, "chat_template": template}
 
 
-def check_files(inputs: Inputs, lock: Mapping[str, Any]) -> None:
-    """Raise StoreError where a tokenizer is not the one that the lock was made with."""
+def _registered(registry: Registry, name: str) -> str | None:
+    try:
+        return registry.get(name).digest
+    except ZooError:
+        return None
+
+
+def shown(inputs: Inputs, lock: Mapping[str, Any]) -> tuple[Inputs, Vocabulary | None]:
+    """The inputs with the vocabulary that a lock asks for; as they are where it asks for none.
+
+    Raises:
+        InvalidRecipe: a rule that no row fits, or a tokenizer that cannot be read.
+        StoreError: a tokenizer is not the one that the lock was made with.
+    """
     block = lock["tokenizer"]
-    found = _keys(inputs) if block else {}
-    for one in _parents(inputs) if block else ():
+    if block is None:
+        return inputs, None
+    found = _keys(inputs)
+    for one in _parents(inputs):
         digest = one.model.digest
         if found[digest] != block["files"][digest]:
             raise StoreError(
-                f"The tokenizer of `{one.model.label}` is not the one this merge was made with:",
+                f"The tokenizer of `{one.model.label}` is not the one this merge is made with:",
                 "its weights are, and its tokenizer files differ.",
                 "Register the model with its own tokenizer under another name.",
                 model=one.model.label,
             )
+    asked = {k: v for k, v in block.items() if k != "files"}
+    joint = _Union(inputs, read_tokenizer_block(asked, str), lock["dtype"]).vocabulary()
+    return joint.over(inputs), joint
 
 
-def vocabulary(inputs: Inputs, lock: Mapping[str, Any]) -> Vocabulary | None:
-    """The vocabulary that a lock asks for, or None where every model keeps its own.
-
-    Raises:
-        InvalidRecipe: a rule that no row fits, or a tokenizer that cannot be read.
-    """
-    if lock["tokenizer"] is None:
-        return None
-    asked = {k: v for k, v in lock["tokenizer"].items() if k != "files"}
-    return _Union(inputs, read_tokenizer_block(asked, str), lock["dtype"]).vocabulary()
-
-
-def missing_block(shapes: Iterable[tuple[str, tuple[int, ...], tuple[int, ...]]]) -> str | None:
-    """What to do about tensors of different shapes, if it is their vocabularies that differ.
-
-    Args:
-        shapes: (tensor, shape in one model, shape in another).
-    """
-    for name, a, b in shapes:
-        if _is_of_tokens(name) and a and b and a[0] != b[0] and a[1:] == b[1:]:
-            return (
-                "the models have different vocabularies: say whose the result has, "
-                "`tokenizer: {source: union}` (or `base`, or one of the models) in the recipe"
-            )
-    return None
+def remedy(tensor: str, a: Sequence[int], b: Sequence[int]) -> str:
+    """What to do about a tensor of two shapes, if it is the vocabularies that differ."""
+    if not _is_of_tokens(tensor) or not a or not b or a[0] == b[0] or a[1:] != b[1:]:
+        return ""
+    return (
+        ": their vocabularies differ, and `tokenizer: {source: union}` in the recipe "
+        "(or `base`, or one of the models) says whose the result has"
+    )
 
 
 class _Union:

@@ -1,0 +1,73 @@
+"""What lies beside a merge's weights: configuration, tokenizer, recipe, card, and all else that
+the donor, the base or first expert, had there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.card import cards
+from zoo.chat_templates import with_template
+from zoo.dtypes import DTYPES
+from zoo.inputs import RECIPE_FILE
+from zoo.records import FileRecord
+from zoo.tokenizer import FILES, written
+from zoo.vocabulary import text_parts
+
+if TYPE_CHECKING:
+    from zoo.merging import Prepared
+
+_CONFIG = "config.json"
+
+
+def files_beside(
+    ready: Prepared, digest: str, licence: str | None
+) -> tuple[dict[str, bytes], dict[FileRecord, Path]]:
+    """The files made for the result by path, and those taken over as they are.
+
+    Args:
+        digest: weights digest of the result.
+    """
+    lock, donor = ready.lock, ready.inputs.donor
+    kept = dict(donor.beside)
+    made = {RECIPE_FILE: _json({"recipe": lock, "recipe_digest": ready.digest})}
+    config = donor.model.checkpoint.opened.config
+    if config and (lock["dtype"] or ready.vocabulary):
+        made[_CONFIG] = _json(_changed(config, lock["dtype"], ready))
+    if tokenizer := tokenizer_files(ready):
+        made |= tokenizer
+        kept = {r: p for r, p in kept.items() if r.path not in FILES}
+    made |= cards(ready, digest, licence)
+    return made, {r: p for r, p in kept.items() if r.path not in made}
+
+
+def tokenizer_files(ready: Prepared) -> dict[str, bytes]:
+    """The tokenizer that the recipe makes; empty where the donor's stays as it is."""
+    template = ready.lock["chat_template"]
+    if ready.vocabulary is not None:
+        found = written(ready.vocabulary.tokenizer)
+    elif template is not None:
+        donor = ready.inputs.donor.beside
+        found = {r.path: p.read_bytes() for r, p in donor.items() if r.path in FILES}
+    else:
+        return {}
+    return found if template is None else with_template(found, template)
+
+
+def _changed(config: Mapping[str, Any], dtype: str | None, ready: Prepared) -> dict[str, Any]:
+    """A configuration that says the type and the vocabulary the weights now have."""
+    found: dict[str, Any] = json.loads(json.dumps(config))
+    if dtype is not None:
+        name = DTYPES[dtype].torch_name
+        found.update({k: name for k in ("torch_dtype", "dtype") if k in found})
+    if ready.vocabulary is not None:
+        parts = [part for part in (found, *text_parts(found)) if "vocab_size" in part]
+        for part in parts or [found]:
+            part["vocab_size"] = ready.vocabulary.rows
+    return found
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
