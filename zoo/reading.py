@@ -59,8 +59,6 @@ class Reader:
             whole: what all chunks say of the tensor: the name it goes by, and its layer.
             unit: what a chunk holds whole.
         """
-        import torch
-
         infos = [c.tensors[name] for c in checkpoints]
         shape, n = infos[0].shape, infos[0].elements
         length = chunk_length(shape, self.chunk, unit)
@@ -77,13 +75,9 @@ class Reader:
             if not chunks:
                 continue
             first, last = chunks[0].start, chunks[-1].stop
-            raws = []
-            for i, (checkpoint, info) in enumerate(zip(checkpoints, infos, strict=True)):
-                width = DTYPES[info.dtype].bits // 8
-                view = self.raw((last - first) * width, i)
-                checkpoint.read_into(name, first * width, view)
-                raws.append(torch.frombuffer(view, dtype=torch_dtype(info.dtype)))
-                self._on_bytes(len(view))
+            if n <= per_block:
+                first, last = 0, n  # all of it, for the passes that follow
+            raws = self._fetch(name, checkpoints, first, last)
             for chunk in chunks:
                 size = chunk.stop - chunk.start
                 values = work[: len(infos) * size].view(len(infos), size)
@@ -91,8 +85,32 @@ class Reader:
                     row.copy_(raw[chunk.start - first : chunk.stop - first])
                 yield chunk, values
 
+    def _fetch(
+        self, name: str, checkpoints: Sequence[Checkpoint], first: int, last: int
+    ) -> list[torch.Tensor]:
+        """Elements [first, last) as stored, in this thread's buffers.
+
+        A tensor of one block is read once for all passes that follow each other.
+        """
+        import torch
+
+        wanted = (name, first, last, tuple(map(id, checkpoints)))
+        known = getattr(self._local, "holds", None) == wanted
+        raws = []
+        for i, checkpoint in enumerate(checkpoints):
+            dtype = checkpoint.tensors[name].dtype
+            width = DTYPES[dtype].bits // 8
+            view = self.raw((last - first) * width, i)
+            if not known:
+                checkpoint.read_into(name, first * width, view)
+            raws.append(torch.frombuffer(view, dtype=torch_dtype(dtype)))
+            self._on_bytes(len(view))
+        self._local.holds = wanted
+        return raws
+
     def raw(self, size: int, index: int = 0) -> memoryview:
         """This thread's buffer number `index`, at least `size` bytes, kept between calls."""
+        self._local.holds = None
         raws: dict[int, bytearray] = self._local.__dict__.setdefault("raws", {})
         if len(raws.get(index, b"")) < size:
             raws[index] = bytearray(size)

@@ -11,8 +11,10 @@ from small_models import State
 
 import zoo
 from zoo import Chunk, Mergekit, Registry, method
+from zoo.checkpoint import MemoryCheckpoint
 from zoo.errors import InvalidRecipe
 from zoo.in_memory import merge
+from zoo.reading import Reader
 
 Register = Callable[..., zoo.Version]
 Load = Callable[..., State]
@@ -135,3 +137,36 @@ def test_a_method_declares_its_names_in_mergekit() -> None:
 
     assert ["double"] == [entry.name for entry in twice.mergekit]
     assert {} == twice.mergekit[0].sets
+
+
+class Counting(MemoryCheckpoint):
+    """Counts how often it is read."""
+
+    reads = 0
+
+    def read_into(self, name: str, start: int, out: memoryview) -> None:
+        self.reads += 1
+        super().read_into(name, start, out)
+
+
+@pytest.mark.parametrize(("blocks", "reads"), [(4, 1), (3, 6)])
+def test_a_tensor_that_fits_the_buffers_is_read_once_for_all_passes(
+    blocks: int, reads: int
+) -> None:
+    values = torch.rand(40)
+    checkpoint = Counting({"w": values, "v": values})
+    reader = Reader(10, blocks)
+
+    def whole(name: str) -> torch.Tensor:
+        return torch.cat([row[0].clone() for _, row in reader.chunks(name, [checkpoint])])
+
+    for _ in range(2):
+        torch.testing.assert_close(whole("w"), values, rtol=0, atol=0)
+        assert [2] == [c.index for c, _ in reader.chunks("w", [checkpoint], lambda c: c.index == 2)]
+
+    assert checkpoint.reads == reads
+    before = checkpoint.reads
+    whole("v")
+    reader.raw(4)  # somebody else's bytes
+    torch.testing.assert_close(whole("v"), values, rtol=0, atol=0)
+    assert checkpoint.reads == before + 2 * -(-4 // blocks)
