@@ -45,6 +45,8 @@ class Cut:
     """
 
     magnitude: float
+    below: float
+    """The largest number below `magnitude`, in the type of the deltas."""
     equals: int
     before: Mapping[str, np.ndarray]
     """Tensor name -> entries equal to the cut before each of its chunks, other tensors included."""
@@ -52,6 +54,10 @@ class Cut:
     def quota(self, chunk: Chunk) -> int:
         """How many entries of this chunk that equal the cut survive."""
         return max(0, self.equals - int(self.before[chunk.tensor][chunk.index]))
+
+
+_NOTHING = Cut(float("inf"), float("inf"), 0, {})
+"""The cut that nothing survives."""
 
 
 @dataclass(slots=True)
@@ -257,15 +263,14 @@ class Magnitudes(Statistic):
         if keep >= len(row):
             return None
         if keep <= 0:
-            return Cut(float("inf"), 0, {})
+            return _NOTHING
         last = ordered[len(row) - keep]
         starts = [0, *self._ends[:-1]]
         ends = zip(starts, self._ends, strict=True)
         equal = np.array([np.count_nonzero(row[a:b] == last) for a, b in ends], np.int64)
         above = int(np.count_nonzero(ordered[len(row) - keep :] > last))
         equals = len(row) if self._inclusive else keep - above
-        magnitude = float(last.view(self._float))
-        return Cut(magnitude, equals, {tensor: np.cumsum(equal) - equal})
+        return self._at(int(last), equals, {tensor: np.cumsum(equal) - equal})
 
     def _count(self, bits: np.ndarray, seen: _Seen, bracket: _Bracket) -> None:
         """Count what lies above the bracket and what equals the guess, and take the rest of it."""
@@ -359,7 +364,7 @@ class Magnitudes(Statistic):
         if keep >= self.elements:
             return None
         if keep <= 0:
-            return Cut(float("inf"), 0, {})
+            return _NOTHING
         before: dict[str, np.ndarray] = {}
         running = 0
         for tensor, state in states.items():
@@ -367,10 +372,16 @@ class Magnitudes(Statistic):
             before[tensor] = running + np.cumsum(equal) - equal
             running += int(equal.sum())
         bracket = self._brackets[expert][cut]
-        pattern = np.int32 if self._float is np.float32 else np.int64
-        magnitude = float(np.asarray(bracket.guess, pattern).view(self._float))
         equals = self.elements if self._inclusive else keep - bracket.above
-        return Cut(magnitude, equals, before)
+        return self._at(bracket.guess, equals, before)
+
+    def _at(self, bits: int, equals: int, before: Mapping[str, np.ndarray]) -> Cut:
+        """The cut at a magnitude given by its bit pattern; the pattern before is the next below."""
+        import numpy as np
+
+        pattern = np.int32 if self._float is np.float32 else np.int64
+        below, magnitude = np.array([max(0, bits - 1), bits], pattern).view(self._float).tolist()
+        return Cut(magnitude, below, equals, before)
 
 
 def _above_all(pattern: npt.DTypeLike) -> int:
@@ -431,15 +442,11 @@ def trim(deltas: torch.Tensor, cuts: Sequence[Cut | None], chunk: Chunk) -> torc
             row.zero_()
             continue
         quota = cut.quota(chunk)
-        keep_above = cut.magnitude
-        if quota:
-            # hardshrink keeps what is above its bound, and the cut itself is to stay.
-            bound = torch.tensor(cut.magnitude, dtype=row.dtype)
-            keep_above = float(torch.nextafter(bound, torch.zeros_like(bound)))
-            if _splits(cut, chunk):
-                at_cut = (row.abs() == cut.magnitude).nonzero()[:, 0]
-                row[at_cut[quota:]] = 0
-        torch.hardshrink(row, keep_above, out=row)
+        if quota and _splits(cut, chunk):
+            at_cut = (row.abs() == cut.magnitude).nonzero()[:, 0]
+            row[at_cut[quota:]] = 0
+        # hardshrink keeps what is above its bound.
+        torch.hardshrink(row, cut.below if quota else cut.magnitude, out=row)
     return deltas
 
 
