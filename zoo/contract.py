@@ -223,6 +223,9 @@ class Method:
     check: Callable[..., str | None] | None = None
     """Given the resolved parameters and the number of experts, a sentence saying why they
     cannot be, or None. For rules between parameters, such as weights that sum to zero."""
+    remark: Callable[..., str | None] | None = None
+    """Given the resolved parameters, the number of experts and the shape of a tensor, what the
+    user should know before it is merged, or None; the plan says it after the tensors' names."""
     mergekit: Sequence[Mergekit] = ()
     """The names it has in mergekit's recipes; its own first, if mergekit has that."""
     overlays: Callable[..., Overlay | None] | None = None
@@ -283,6 +286,7 @@ def method(
     tolerance: float = 0.0,
     shortcut: Callable[..., int | None] | None = None,
     check: Callable[..., str | None] | None = None,
+    remark: Callable[..., str | None] | None = None,
     mergekit: Sequence[Mergekit] = (),
     overlays: Callable[..., Overlay | None] | None = None,
 ) -> Callable[[Callable[..., Any]], Method]:
@@ -340,6 +344,7 @@ def method(
             tolerance=tolerance,
             shortcut=shortcut,
             check=check,
+            remark=remark,
             mergekit=tuple(mergekit),
             overlays=overlays,
         )

@@ -78,6 +78,16 @@ def _single_threaded_torch() -> Iterator[None]:
                 torch.set_num_threads(_threads_before)
 
 
+def _join_torch() -> None:
+    """Make MKL take torch's number of threads in this new thread, from its first product on.
+
+    MKL keeps one of its own for each thread, and torch passes the number on only when asked.
+    """
+    import torch
+
+    torch.get_num_threads()
+
+
 # torch's number of threads belongs to the process: the last merge to end restores it.
 _torch_lock = threading.Lock()
 _running = 0
@@ -154,7 +164,7 @@ class _Run:
             with self.admission.of(task):
                 return task.info.name, work(task)
 
-        with ThreadPoolExecutor(self.threads, "zoo-merge") as pool:
+        with ThreadPoolExecutor(self.threads, "zoo-merge", _join_torch) as pool:
             futures = [pool.submit(guarded, t) for t in ordered]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)

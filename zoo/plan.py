@@ -401,6 +401,7 @@ def _tasks(
             source = None
         out = TensorInfo(name, lock["dtype"] or info.dtype, info.shape)
         tasks.append(Task(out, source, values, tied.get(name), blocks.get(origin)))
+    _note_remarks(method, tasks, len(experts), found)
     _note_buffers(tasks, found)
     _note_carried(tasks, [*experts, *([base] if base else [])], donor, found)
     _check_statistics(method, [t for t in tasks if t.source is None], len(experts))
@@ -453,6 +454,19 @@ def _tied(experts: Sequence[Model], base: Model | None) -> dict[str, str]:
     heads = [n for n in names if n in ("lm_head.weight", "embed_out.weight")]
     embeddings = [n for n in names if n.endswith(("embed_tokens.weight", "wte.weight"))]
     return {heads[0]: embeddings[0]} if heads and embeddings else {}
+
+
+def _note_remarks(method: Method, tasks: Sequence[Task], experts: int, found: _Findings) -> None:
+    """What the method has to say of single tensors, said once for all it says it of."""
+    if method.remark is None:
+        return
+    names: dict[str, list[str]] = {}
+    for task in tasks:
+        if task.source is None:
+            said = method.remark(task.parameters, experts, task.info.shape)
+            if said is not None:
+                names.setdefault(said, []).append(task.info.name)
+    found.notes += [f"{_listed(of)} {said}" for said, of in names.items()]
 
 
 def _note_buffers(tasks: Sequence[Task], found: _Findings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from zoo import Fraction, Method, PerExpert, hookimpl, method
@@ -20,6 +21,19 @@ def _trivial(p: Any, experts: int) -> int | None:
     return 0 if experts == 1 and whole and p.weight == [1] else None
 
 
+def _kept(shape: tuple[int, ...], experts: int, rank_fraction: float | None) -> int:
+    """Singular vectors kept of each delta of a matrix."""
+    short = min(shape[0], prod(shape[1:]))
+    return short // experts if rank_fraction is None else int(rank_fraction * short)
+
+
+def _nothing_kept(p: Any, experts: int, shape: tuple[int, ...]) -> str | None:
+    matrix = len(shape) == 2 or (len(shape) > 2 and p.convolutions == "matrix")
+    if not matrix or not prod(shape) or _kept(shape, experts, p.rank_fraction):
+        return None
+    return "are too narrow to keep a singular vector of each expert, and stay as in the base"
+
+
 @method(
     "tsv",
     version="1.0.0",
@@ -28,6 +42,7 @@ def _trivial(p: Any, experts: int) -> int | None:
     replay="platform",
     tolerance=1e-4,
     shortcut=_trivial,
+    remark=_nothing_kept,
 )
 def tsv(
     deltas: torch.Tensor,
@@ -73,8 +88,7 @@ def tsv(
     tasks = matrices(deltas, convolutions)
     if tasks is None:
         return mean(deltas).mul_(lambda_)
-    short = min(tasks.shape[1:])
-    rank = short // len(tasks) if rank_fraction is None else int(rank_fraction * short)
+    rank = _kept(tasks.shape[1:], len(tasks), rank_fraction)
     left, values, right = zip(*(truncate(task, rank) for task in tasks), strict=True)
     scaled = polar(torch.cat(left, dim=1))[0] * torch.cat(values)
     merged = scaled @ polar(torch.cat(right, dim=1))[0].T
