@@ -30,6 +30,8 @@ class Aligned:
     """Shape (e, k n), C order of (k, n)."""
     basis: torch.Tensor | None
     """Shape (m, k); None where the tensor is no matrix, and its own coordinates."""
+    columns: int = 0
+    """n."""
 
     def chunk(self, tensor: Chunk) -> Chunk:
         """The coordinates as one chunk."""
@@ -40,7 +42,7 @@ class Aligned:
         """From merged coordinates, shape (k n,), the delta, (m, n) or (n,)."""
         if self.basis is None:
             return merged
-        return self.basis @ merged.reshape(self.basis.shape[1], -1)
+        return self.basis @ merged.view(self.basis.shape[1], self.columns)
 
 
 def align(deltas: torch.Tensor, concat: str, space: str, threshold: float) -> Aligned:
@@ -63,7 +65,7 @@ def align(deltas: torch.Tensor, concat: str, space: str, threshold: float) -> Al
     if space == "v":
         inverse, basis = basis / values, basis * values
     coordinates = torch.matmul(inverse.T, tasks)
-    return Aligned(coordinates.flatten(1), basis)
+    return Aligned(coordinates.flatten(1), basis, tasks.shape[2])
 
 
 class AlignedMagnitudes(Magnitudes):
@@ -127,12 +129,13 @@ def _dropped_whole(p: Any, experts: int) -> str | None:
 
 def _scratch(shape: tuple[int, ...], models: int, width: int) -> int:
     """The deltas side by side, their directions, and then their coordinates and what is fused."""
-    if len(shape) < 2:
-        return 2 * models * width * prod(shape)
     elements = prod(shape)
-    side = min(max(shape[0], elements // shape[0]), models * min(shape[0], elements // shape[0]))
-    beside = models * width * elements
-    return 2 * beside + max(shape) * side * width + 40 * side * side
+    held = 2 * models * width * elements
+    if len(shape) < 2 or not elements:
+        return held
+    short, long = sorted((shape[0], elements // shape[0]))
+    side = min(long, models * short)
+    return held + width * long * side + 40 * side * side
 
 
 @method(
