@@ -33,8 +33,9 @@ def files_beside(
     lock, donor = ready.lock, ready.inputs.donor
     kept = dict(donor.beside)
     made = {RECIPE_FILE: _json({"recipe": lock, "recipe_digest": ready.digest})}
-    config = donor.model.checkpoint.opened.config
-    if config and (lock["dtype"] or ready.vocabulary):
+    config = ready.models.config
+    changed = config != donor.model.checkpoint.opened.config
+    if config and (lock["dtype"] or ready.vocabulary or changed):
         made[_CONFIG] = _json(_changed(config, lock["dtype"], ready))
     if tokenizer := tokenizer_files(ready):
         made |= tokenizer

@@ -7,15 +7,19 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.artifacts import KIND as ARTIFACT
+from zoo.artifacts import artifact_of, attach
 from zoo.digest import weights_digest
 from zoo.errors import NotFound, StoreError, ZooError
 from zoo.hashing import HashPool
+from zoo.overlays import is_overlay, task_names
 from zoo.plan import Model
+from zoo.rank_one import expanded
 from zoo.recipe import Recipe
 from zoo.records import FileRecord, RunInput, Version
 from zoo.register import architecture_of, format_of, register, resolve_source
@@ -46,6 +50,14 @@ class Input:
     beside: Mapping[FileRecord, Path]
     """Files a merge takes over from its donor, and where they are now: configuration, tokenizer,
     code. Not the card, which describes another model."""
+    artifacts: Mapping[str, Input] = field(default_factory=dict)
+    """What the method needs beside an expert, by name."""
+
+    def with_artifacts(self, found: Mapping[str, Input]) -> Input:
+        """The same, with these artifacts as well."""
+        kept = {**self.artifacts, **found}
+        models = {role: one.model for role, one in kept.items()}
+        return replace(self, model=replace(self.model, artifacts=models), artifacts=kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +68,23 @@ class Inputs:
     base: Input | None
     selection: dict[str, Any] | None
     """The query as asked, and the versions it gave, frozen."""
+    giver: Input | None = None
+    """The donor, where the recipe names one."""
 
     @property
     def donor(self) -> Input:
-        """Whose configuration, tokenizer and integer tensors the result carries."""
-        return self.base or self.experts[0]
+        """Whose configuration, tokenizer and other files the result carries."""
+        return self.giver or self.base or self.experts[0]
+
+    @property
+    def tasks(self) -> list[str]:
+        """What each expert's task is called: as it is registered, or else, and where two experts
+        have one task, as the entry is."""
+        own = [e.version.task if e.version else None for e in self.experts]
+        entries = [e.version.name if e.version else Path(e.model.label).stem for e in self.experts]
+        return task_names(
+            [t if t and own.count(t) == 1 else n for t, n in zip(own, entries, strict=True)]
+        )
 
     def records(self, parameters: dict[str, Any]) -> tuple[RunInput, ...]:
         """The parents as a run remembers them."""
@@ -81,6 +105,14 @@ class Inputs:
                     float(weight) if isinstance(weight, (int, float)) else None,
                 )
             )
+            for role, artifact in expert.artifacts.items():
+                if artifact.version is not None:
+                    digest = artifact.model.digest
+                    found.append(RunInput(artifact.version.id, digest, role, i, None))
+        if self.giver and self.giver.version:
+            digest = self.giver.model.digest
+            if digest not in [i.digest for i in found]:
+                found.append(RunInput(self.giver.version.id, digest, "donor", 0, None))
         return tuple(found)
 
 
@@ -104,7 +136,9 @@ def gather(
         chosen = registry.catalog.select(
             recipe.select.where, recipe.select.order_by, recipe.select.limit
         )
-        versions = [v for v in chosen if base is None or v != base.version]
+        versions = [
+            v for v in chosen if v.kind != ARTIFACT and (base is None or v != base.version)
+        ]
         if not versions:
             raise NotFound(
                 f"No version fits `{recipe.select.where or 'everything'}`.",
@@ -123,7 +157,16 @@ def gather(
         experts = tuple(opener.open(e.model) for e in recipe.experts)
     if base is None and method.base == "required":
         base = _common_base(registry, experts, opener)
-    return Inputs(experts, base, selection)
+    named = [e.artifacts for e in recipe.experts] or [{}] * len(experts)
+    experts = tuple(
+        opener.with_artifacts(e, method.artifacts, own)
+        for e, own in zip(experts, named, strict=True)
+    )
+    giver = None
+    if recipe.donor is not None:
+        at = next((i for i, e in enumerate(recipe.experts) if e.model == recipe.donor), None)
+        giver = opener.open(recipe.donor) if at is None else experts[at]
+    return Inputs(experts, base, selection, giver)
 
 
 def open_version(registry: Registry, version: Version, stack: ExitStack) -> SafetensorsCheckpoint:
@@ -151,7 +194,7 @@ def open_version(registry: Registry, version: Version, stack: ExitStack) -> Safe
 
 
 def _is_weights(file: FileRecord) -> bool:
-    return file.path.endswith(".safetensors")
+    return file.path.endswith(".safetensors") and not is_overlay(file.path)
 
 
 def _is_carried(path: str) -> bool:
@@ -190,6 +233,19 @@ class Opener:
         model = Model(version.ref, version.digest, checkpoint, module, digests)
         return Input(model, version, beside)
 
+    def artifact(self, version: Version) -> Input:
+        return _whole(self.version(version))
+
+    def with_artifacts(self, one: Input, roles: Sequence[str], named: Mapping[str, str]) -> Input:
+        """An expert with what is named as its artifacts, or attached to it."""
+        found = {}
+        for role in roles:
+            if role in named:
+                found[role] = _whole(self.open(named[role]))
+            elif one.version and (attached := artifact_of(self._registry, one.version, role)):
+                found[role] = self.artifact(attached)
+        return one.with_artifacts(found)
+
     def _module(self, name: str | None, directory: Callable[[], Path]) -> Module | None:
         architecture = self._registry.plugins.architectures.get(name or "")
         return (lambda: architecture.load(directory())) if architecture else None
@@ -219,6 +275,11 @@ class Opener:
         return Input(model, None, beside)
 
 
+def _whole(one: Input) -> Input:
+    """An artifact whose matrices are kept as sums, with the matrices."""
+    return replace(one, model=replace(one.model, checkpoint=expanded(one.model.checkpoint)))
+
+
 def registered(registry: Registry, inputs: Inputs, stack: ExitStack, *, threads: int) -> Inputs:
     """The same inputs with a version for each: models given by path are registered, or found.
 
@@ -228,13 +289,28 @@ def registered(registry: Registry, inputs: Inputs, stack: ExitStack, *, threads:
     opener = Opener(registry, stack, threads)
 
     def versioned(one: Input, kind: str) -> Input:
+        own = one if one.version is not None else found_or_made(one, kind)
+        return own.with_artifacts({r: attached(a, own, r) for r, a in one.artifacts.items()})
+
+    def attached(one: Input, owner: Input, role: str) -> Input:
         if one.version is not None:
             return one
+        assert owner.version is not None
+        version = registry.catalog.by_digest(one.model.digest)
+        if version is None:
+            version = attach(registry, owner.version.ref, role, one.model.label, threads=threads)
+            _log.warning("registered `%s` as `%s`", one.model.label, version.ref)
+        return opener.artifact(unchanged(version, one))
+
+    def found_or_made(one: Input, kind: str) -> Input:
         version = registry.catalog.by_digest(one.model.digest)
         if version is None:
             name = _free_name(registry, Path(one.model.label), one.model.digest)
             version = register(registry, one.model.label, name=name, kind=kind, threads=threads)
             _log.warning("registered `%s` as `%s`", one.model.label, version.ref)
+        return opener.version(unchanged(version, one))
+
+    def unchanged(version: Version, one: Input) -> Version:
         if version.digest != one.model.digest:
             raise StoreError(
                 f"`{one.model.label}` changed while it was registered.",
@@ -242,12 +318,13 @@ def registered(registry: Registry, inputs: Inputs, stack: ExitStack, *, threads:
                 "Merge again when nobody writes to it.",
                 path=one.model.label,
             )
-        return opener.version(version)
+        return version
 
     return Inputs(
         tuple(versioned(e, "expert") for e in inputs.experts),
         versioned(inputs.base, "base") if inputs.base else None,
         inputs.selection,
+        versioned(inputs.giver, "expert") if inputs.giver else None,
     )
 
 

@@ -1,27 +1,35 @@
 """mergekit's configuration files, read strictly and taken to mean what mergekit means by them.
 
 Where mergekit's semantics differ from a paper's, the method says how (`Method.mergekit`): a
-document in this form sets those parameters, so the same file gives the same model, computed in
-float32 where mergekit computes in the tensors' own type.
+document in this form sets those parameters, so the same file gives the same model. `out_dtype`, or
+else `dtype`, is the type written; the computing type is always float32, which is no less than what
+`dtype` asks for. Embeddings of different sizes are cropped by the methods that mergekit crops
+with, and a note says so.
+
+mergekit ignores what it does not know. Here an unknown key is refused; a parameter of another of
+its methods has no effect, which a note says. Several documents in one file are the stages of one
+merge; see `zoo.multi_stage`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InvalidRecipe, did_you_mean
 from zoo.recipe import Expert, Recipe, mapping, output_dtype, refuse_unknown, sequence
-from zoo.schedule import Value, is_rules
+from zoo.schedule import Value, is_plain, is_rules
+from zoo.slices import Slice, Source, below, layer_range, models_of
 from zoo.tokenizer_block import TokenizerBlock, read_tokenizer_block
 
 if TYPE_CHECKING:
     from zoo.contract import Mergekit, Method
 
+_CONTENT = ("models", "slices", "modules")
 _KEYS = (
     "merge_method",
-    "models",
-    "slices",
+    *_CONTENT,
     "base_model",
     "parameters",
     "dtype",
@@ -31,8 +39,9 @@ _KEYS = (
     "tokenizer_source",
     "chat_template",
 )
-_LATER = ("modules",)
-_MODEL_KEYS = ("model", "parameters", "layer_range")
+_REFERENCE_KEYS = ("model", "lora", "override_architecture")
+_AS_THEY_ARE = ("karcher", "multislerp", "sce", "ram", "ramplus_tl", "nearswap", "passthrough")
+"""Methods that do not crop embeddings of different sizes."""
 
 
 def read_mergekit(document: Mapping[str, Any], methods: Mapping[str, Method]) -> Recipe:
@@ -43,10 +52,7 @@ def read_mergekit(document: Mapping[str, Any], methods: Mapping[str, Method]) ->
     Raises:
         InvalidRecipe: a key or a value that mergekit has and we do not yet, or that neither has.
     """
-    for key in _LATER:
-        if key in document:
-            raise InvalidRecipe(f"mergekit's `{key}` is not supported yet.", key=key)
-    refuse_unknown(document, (*_KEYS, *_LATER), "the mergekit document")
+    refuse_unknown(document, _KEYS, "the mergekit document")
     name = document["merge_method"]
     known = {
         entry.name: (method, entry) for method in methods.values() for entry in method.mergekit
@@ -58,36 +64,244 @@ def read_mergekit(document: Mapping[str, Any], methods: Mapping[str, Method]) ->
             method=name,
         )
     method, meaning = known[name]
-    entries, layers = _models(document)
+    given = [key for key in _CONTENT if document.get(key) is not None]
+    if len(given) != 1:
+        raise InvalidRecipe(
+            "A mergekit document has one of `models`, `slices` and `modules`, "
+            f"not {' and '.join(f'`{key}`' for key in given) or 'none of them'}."
+        )
     base = document.get("base_model")
-    if base is not None:
-        base = _path(base)
-    parameters, notes = _translate(meaning, mapping(document.get("parameters", {}), "parameters"))
-    parameters = {**meaning.sets, **parameters}
-    experts = []
-    for entry in entries:
-        refuse_unknown(entry, _MODEL_KEYS, "a model")
-        own, more = _translate(meaning, mapping(entry.get("parameters") or {}, "parameters"))
-        notes = (*notes, *more)
-        experts.append(Expert(_path(entry.get("model")), own))
-    if meaning.base == "first":
-        experts, base = _ends(name, experts, base), None
-        parameters.update(experts[1].parameters)
-        experts = [Expert(e.model) for e in experts]
-    elif base is not None and meaning.base == "base":
-        # mergekit lets the base stand among the models, and leaves it out of the sum.
-        experts = [e for e in experts if e.model != base]
+    reader = _Reader(
+        meaning,
+        None if base is None else _path(base),
+        {n for _, entry in known.values() for n in entry.names},
+    )
+    shared = reader.parameters(document)
     dtype = document.get("out_dtype") or document.get("dtype")
-    return Recipe(
+    recipe = Recipe(
         method=method.name,
-        experts=tuple(experts),
-        base=base,
-        parameters=parameters,
-        dtype=None if dtype is None else output_dtype(dtype),
-        layers=layers,
+        base=reader.base if meaning.base == "base" else None,
+        donor=None if meaning.base == "base" else reader.base,
+        parameters={**meaning.sets, **shared},
+        dtype=None if dtype is None else output_dtype(str(dtype).removeprefix("torch.")),
         tokenizer=_tokenizer(document),
         chat_template=_template(document.get("chat_template")),
-        notes=tuple(dict.fromkeys(notes)),
+        mismatch=None if name in _AS_THEY_ARE else "crop",
+        compat="mergekit",
+    )
+    if "models" in given:
+        sources = reader.models(document["models"], shared)
+        experts = [Expert(s.model, s.parameters) for s in sources if s.model != recipe.base]
+        recipe = replace(recipe, experts=tuple(experts))
+    else:
+        slices = (
+            reader.slices(document["slices"])
+            if "slices" in given
+            else reader.modules(document["modules"], shared)
+        )
+        names = [m for m in models_of(slices) if m != recipe.base]
+        recipe = replace(recipe, slices=slices, experts=tuple(Expert(m) for m in names))
+    return replace(recipe, notes=tuple(dict.fromkeys(reader.notes)))
+
+
+class _Reader:
+    """Reads the parts of a document that name models and parameters."""
+
+    def __init__(self, meaning: Mergekit, base: str | None, theirs: Collection[str]) -> None:
+        self.meaning = meaning
+        self.base = base
+        self.theirs = theirs
+        """Parameters of any of mergekit's methods."""
+        self.notes: list[str] = []
+
+    def models(self, document: Any, shared: Mapping[str, Value]) -> list[Source]:
+        """Whole models; the base is one of them, listed or not, unless the method has it apart."""
+        found = []
+        for listed in sequence(document, "models"):
+            entry = mapping(listed, "models")
+            refuse_unknown(entry, ("model", "parameters"), "a model")
+            found.append(Source(_path(entry.get("model")), None, self.parameters(entry)))
+        if not found:
+            raise InvalidRecipe("`models` lists no model.", key="models")
+        if self.base is not None and self.base not in [s.model for s in found]:
+            if self.meaning.base == "expert" and "weight" in self.meaning.names.keys() - shared:
+                raise InvalidRecipe(
+                    f"mergekit's `{self.meaning.name}` merges `{self.base}` with the others, being "
+                    "the `base_model`, and it has no weight.",
+                    how="List it among `models` with a weight, or remove `base_model`.",
+                )
+            found.append(Source(self.base))
+        return self._in_order(found, self.base)
+
+    def slices(
+        self, document: Any, module: str | None = None, around: Mapping[str, Value] | None = None
+    ) -> tuple[Slice, ...]:
+        """Slices, of a module where one is named.
+
+        Args:
+            around: the parameters of the module.
+        """
+        found = []
+        for listed in sequence(document, "slices"):
+            one = mapping(listed, "slices")
+            known = ("sources", "parameters", "base_model", "residual_weight")
+            refuse_unknown(one, known, "a slice")
+            if one.get("residual_weight") is not None:
+                self.notes.append("`residual_weight` has no effect, nor has it in mergekit.")
+            sources = []
+            for written in sequence(one.get("sources", ()), "sources"):
+                entry = mapping(written, "sources")
+                refuse_unknown(entry, ("model", "layer_range", "parameters"), "a source")
+                layers = layer_range(entry.get("layer_range"), "layer_range")
+                sources.append(Source(_path(entry.get("model")), layers, self.parameters(entry)))
+            if not sources:
+                raise InvalidRecipe("A slice lists no `sources`.", key="sources")
+            own = _path(one["base_model"]) if one.get("base_model") is not None else None
+            found.append(
+                Slice(
+                    # A slice of one model takes its layers as they are, whatever the method.
+                    tuple(self._in_order(sources, own or self.base) if sources[1:] else sources),
+                    below(self.parameters(one), around or {}),
+                    own if self.meaning.base == "base" else None,
+                    module,
+                )
+            )
+        if not found:
+            raise InvalidRecipe("`slices` lists no slice.", key="slices")
+        return tuple(found)
+
+    def modules(self, document: Any, shared: Mapping[str, Value]) -> tuple[Slice, ...]:
+        """Modules by name; one that has models is one slice of all there is in it."""
+        found: list[Slice] = []
+        for name, listed in mapping(document, "modules").items():
+            one = mapping(listed, "modules")
+            refuse_unknown(one, ("models", "slices", "parameters"), f"module `{name}`")
+            own = self.parameters(one)
+            if (one.get("models") is None) == (one.get("slices") is None):
+                raise InvalidRecipe(f"Module `{name}` has either `models` or `slices`.")
+            if one.get("slices") is not None:
+                found += self.slices(one["slices"], str(name), own)
+            else:
+                sources = self.models(one["models"], {**shared, **own})
+                found.append(Slice(tuple(sources), own, None, str(name)))
+        if not found:
+            raise InvalidRecipe("`modules` names no module.", key="modules")
+        return tuple(found)
+
+    def _in_order(self, sources: list[Source], base: str | None) -> list[Source]:
+        """mergekit's slerp goes from `base_model` to the other model, in whatever order."""
+        if self.meaning.base != "first":
+            return sources
+        others = [s for s in sources if s.model != base]
+        if base is None or len(others) != 1 or len(sources) > 2:
+            raise InvalidRecipe(
+                f"mergekit's {self.meaning.name} takes `base_model`, where the arc begins, and one "
+                "other model.",
+                f"Here `base_model` is {base!r}, and the models are {[s.model for s in sources]}.",
+            )
+        return [*(s for s in sources if s.model == base), *others]
+
+    def parameters(self, around: Mapping[str, Any]) -> dict[str, Value]:
+        """The `parameters` of a scope, in our terms."""
+        given = mapping(around.get("parameters") or {}, "parameters")
+        found: dict[str, Value] = {}
+        for name, value in given.items():
+            if name not in self.meaning.names and name in self.theirs:
+                self.notes.append(f"`{name}` has no effect in mergekit's `{self.meaning.name}`.")
+                continue
+            refuse_unknown(
+                {name: value},
+                tuple(self.meaning.names),
+                f"mergekit's `{self.meaning.name}`",
+                noun="parameter",
+            )
+            ours = self.meaning.names[name]
+            if ours is None:
+                self.notes.append(f"`{name}` has no effect here.")
+            elif isinstance(ours, str):
+                found[ours] = _schedule(value, _number)
+            else:
+                found[ours[0]] = _schedule(value, _Choice(name, ours[1]))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Our value for each of theirs."""
+
+    name: str
+    values: Mapping[Any, Any]
+
+    def __call__(self, value: Any) -> Any:
+        if not isinstance(value, (bool, int, float, str)) or value not in self.values:
+            allowed = " or ".join(str(v).lower() for v in self.values)
+            raise InvalidRecipe(
+                f"`{self.name}` must be {allowed}, not {value!r}.", parameter=self.name
+            )
+        return self.values[value]
+
+
+def _schedule(value: Any, meaning: Any) -> Value:
+    """mergekit's lists are gradients, or rules whose values may be gradients."""
+    if isinstance(value, Mapping) and "value" in value:
+        value = [value]
+    if is_rules(value):
+        return [_rule(rule, meaning) for rule in value]
+    if isinstance(value, list) and meaning is _number:
+        return {"gradient": [_number(anchor) for anchor in value]}
+    return meaning(value)
+
+
+def _rule(rule: Mapping[str, Any], meaning: Any) -> dict[str, Any]:
+    found = {k: v for k, v in rule.items() if v is not None}
+    pattern = found.get("filter", "*")
+    if isinstance(pattern, str) and not is_plain(pattern):
+        raise InvalidRecipe(
+            f"The filter `{pattern}` fits no tensor:",
+            "mergekit's filters are parts of names, and no name holds such characters.",
+            f"Mean it as a pattern: `filter: {{glob: {pattern!r}}}`, or `{{regex: ...}}`.",
+            filter=pattern,
+        )
+    if "value" in found:
+        found["value"] = _schedule(found["value"], meaning)
+    return found
+
+
+def _number(value: Any) -> Any:
+    """A number, also where YAML reads it as text, as it does with 1e-5."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _path(value: Any) -> str:
+    """What a model is called: text, or mergekit's longer forms.
+
+    Raises:
+        InvalidRecipe: an adapter, or something else.
+    """
+    written = value
+    if isinstance(value, Mapping) and "model" in value:
+        refuse_unknown(value, _REFERENCE_KEYS, "a model reference")
+        if value.get("lora") is not None:
+            raise _adapter(f"{value['model']}+{value['lora']}")
+        value = value["model"]
+    if isinstance(value, Mapping) and set(value) <= {"path", "revision"}:
+        value, revision = value.get("path"), value.get("revision")
+        value = f"{value}@{revision}" if value and revision else value
+    if not isinstance(value, str) or not value:
+        raise InvalidRecipe(f"A model is named by a path or reference, not {written!r}.")
+    if "+" in value:
+        raise _adapter(value)
+    return value
+
+
+def _adapter(written: str) -> InvalidRecipe:
+    return InvalidRecipe(
+        f"`{written}` puts an adapter on a model, which is not supported yet.",
+        "Adapters are merged into their models first.",
+        "Merge it yourself (`merge_and_unload()` of peft), and name the directory it is saved in.",
     )
 
 
@@ -108,84 +322,3 @@ def _template(value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         raise InvalidRecipe(f"`chat_template` must be text, not {value!r}.", key="chat_template")
     return value
-
-
-def _models(document: Mapping[str, Any]) -> tuple[list[dict[str, Any]], int | None]:
-    """The model entries, and the number of layers when they came as one slice."""
-    if ("models" in document) == ("slices" in document):
-        raise InvalidRecipe("A mergekit document has either `models` or `slices`.")
-    if "models" in document:
-        entries = [mapping(m, "models") for m in sequence(document["models"], "models")]
-        for entry in entries:
-            refuse_unknown(entry, ("model", "parameters"), "a model")
-        return entries, None
-    slices = [mapping(s, "slices") for s in sequence(document["slices"], "slices")]
-    found = [s.get("sources", ()) for s in slices]
-    sources = [mapping(s, "sources") for s in sequence(found[0] if found else (), "sources")]
-    ranges = [s.get("layer_range") for s in sources]
-    alone = len(slices) == 1 and set(slices[0]) == {"sources"}
-    if not alone or not ranges or ranges != ranges[:1] * len(ranges):
-        raise InvalidRecipe(
-            "Slices that cut or stack layers are not supported yet.",
-            "One slice over all layers of every source is.",
-            "Use `models`, or one slice with one `layer_range` from 0.",
-            key="slices",
-        )
-    layer_range: Any = ranges[0]
-    whole = isinstance(layer_range, list) and len(layer_range) == 2 and layer_range[0] == 0
-    if not whole or not isinstance(layer_range[1], int):
-        raise InvalidRecipe(
-            f"`layer_range` {layer_range} leaves layers out, which is not supported yet.",
-            key="layer_range",
-        )
-    return sources, layer_range[1]
-
-
-def _translate(
-    meaning: Mergekit, given: Mapping[str, Any]
-) -> tuple[dict[str, Value], tuple[str, ...]]:
-    refuse_unknown(given, tuple(meaning.names), f"mergekit's `{meaning.name}`", noun="parameter")
-    found: dict[str, Value] = {}
-    notes = []
-    for name, value in given.items():
-        ours = meaning.names[name]
-        if ours is None:
-            notes.append(f"`{name}` has no effect here.")
-        elif isinstance(ours, str):
-            found[ours] = _schedule(value)
-        else:
-            parameter, values = ours
-            if not isinstance(value, (bool, int, float, str)) or value not in values:
-                allowed = " or ".join(str(v).lower() for v in values)
-                raise InvalidRecipe(f"`{name}` must be {allowed}, not {value!r}.", parameter=name)
-            found[parameter] = values[value]
-    return found, tuple(notes)
-
-
-def _schedule(value: Any) -> Value:
-    """mergekit's lists are gradients, or rules whose values may be gradients."""
-    if is_rules(value):
-        return [
-            {k: _schedule(v) if k == "value" else v for k, v in rule.items() if v is not None}
-            for rule in value
-        ]
-    return {"gradient": value} if isinstance(value, list) else value
-
-
-def _ends(method: str, experts: list[Expert], base: str | None) -> list[Expert]:
-    """mergekit's slerp goes from `base_model` to the other model."""
-    others = [e for e in experts if e.model != base]
-    if base is None or len(others) != 1 or len(experts) > 2:
-        raise InvalidRecipe(
-            f"mergekit's {method} takes `base_model`, where the arc begins, and one other model.",
-            f"Here `base_model` is {base!r}, and the models are {[e.model for e in experts]}.",
-        )
-    return [Expert(base), others[0]]
-
-
-def _path(value: Any) -> str:
-    if isinstance(value, str) and "+" not in value:
-        return value
-    if isinstance(value, str):
-        raise InvalidRecipe(f"`{value}`: adapters in a mergekit document are not supported yet.")
-    raise InvalidRecipe(f"A model is named by a path or reference, not {value!r}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -15,20 +14,24 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from zoo.becoming import becoming, check_target
+from zoo.beside import files_beside
+from zoo.card import licence_of
 from zoo.digest import flat_key, json_digest, weights_digest
-from zoo.dtypes import DTYPES
 from zoo.environment import check_device, environment
 from zoo.errors import InvalidRecipe, did_you_mean
 from zoo.execute import execute
-from zoo.inputs import RECIPE_FILE, Inputs, gather, registered
+from zoo.inputs import Inputs, gather, registered
 from zoo.names import check_entry_name
-from zoo.plan import Plan, plan
+from zoo.overlays import overlay_layouts
+from zoo.plan import Plan, artifact_digests, plan
+from zoo.presented import Presented, presented
 from zoo.progress import NoProgress, Progress
 from zoo.publish import publish
 from zoo.recipe import Expert, Recipe, Selection, lock, read_recipe
 from zoo.records import FileRecord, RunDraft, TensorRecord, Version, VersionDraft
 from zoo.register import architecture_of
 from zoo.shards import ShardWriter
+from zoo.vocabulary import Vocabulary, settled, shown
 
 if TYPE_CHECKING:
     from zoo.registry import Registry
@@ -104,8 +107,12 @@ class Prepared:
 
     plan: Plan
     inputs: Inputs
+    models: Presented
+    """The inputs as they are merged."""
     data: Callable[[], Iterable[Any]] | None = None
     """Gives the batches of the recipe's task."""
+    vocabulary: Vocabulary | None = None
+    """The result's, where the recipe says whose it is."""
 
     @property
     def lock(self) -> dict[str, Any]:
@@ -117,16 +124,19 @@ class Prepared:
 
     def execute(self, resources: Resources, **options: Any) -> dict[str, str]:
         """Run the engine; see `zoo.execute.execute`."""
-        return execute(
-            self.plan,
-            [e.model for e in self.inputs.experts],
-            self.inputs.base.model if self.inputs.base else None,
-            memory=resources.memory,
-            threads=self.plan.threads,
-            device=resources.device,
-            data=self.data,
-            **options,
-        )
+        digests: dict[str, str] = {}
+        for count, part in self.plan.by_experts(len(self.models.experts)):
+            digests |= execute(
+                part,
+                self.models.experts[:count],
+                self.models.base,
+                memory=resources.memory,
+                threads=part.threads,
+                device=resources.device,
+                data=self.data,
+                **options,
+            )
+        return digests
 
 
 @contextmanager
@@ -143,23 +153,29 @@ def prepared(
     method = registry.plugins.method(asked.method)
     with ExitStack() as stack:
         inputs = gather(registry, asked, method, stack, threads=resources.threads)
-        experts = [e.model for e in inputs.experts]
-        base = inputs.base.model if inputs.base else None
-        locked = lock(asked, method, base.digest if base else None, [m.digest for m in experts])
+        digests = [e.model.digest for e in inputs.experts]
+        base = inputs.base.model.digest if inputs.base else None
+        beside = artifact_digests(method, [e.model for e in inputs.experts])
+        locked = lock(asked, method, base, digests, inputs.tasks, beside)
+        locked |= settled(asked, method, inputs, registry)
+        viewed, joint = shown(inputs, locked)
+        models = presented(viewed, locked)
         work = plan(
             method,
             locked,
-            experts,
-            base,
+            models.experts,
+            models.base,
             memory=resources.memory,
             threads=resources.threads,
-            layers=asked.layers,
-            notes=asked.notes,
+            places=models.places,
+            notes=(*asked.notes, *(joint.notes if joint else ()), *models.notes),
         )
         data = data_of(registry, locked)
         if keep:
             inputs = registered(registry, inputs, stack, threads=resources.threads)
-        yield Prepared(work, inputs, data)
+            viewed, joint = shown(inputs, locked)
+            models = presented(viewed, locked)
+        yield Prepared(work, viewed, models, data, joint)
 
 
 def data_of(registry: Registry, lock: Mapping[str, Any]) -> Callable[[], Iterable[Any]] | None:
@@ -209,14 +225,15 @@ def merge(
     started, clock = datetime.now(UTC), time.monotonic()
     with prepared(registry, asked, resources, keep=name is not None) as ready:
         planned = time.monotonic()
+        license = license or licence_of(ready.inputs)
         registry.plugins.ask("zoo_before_merge", recipe=ready.lock)
         if name is None:
             assert out is not None
-            _to_directory(ready, out, resources, listening)
+            _to_directory(ready, out, resources, listening, license)
             registry.plugins.notify("zoo_after_merge", version=None, recipe=ready.lock)
             return None
         with registry.store.staging("merge-" + ready.digest[7:], keep=True) as staging:
-            writer, files = _make(ready, staging, resources, listening, registry.store)
+            writer, files = _make(ready, staging, resources, listening, license, registry.store)
             origin = registry.plugins.origin(ready.plan.method.name)
             run = RunDraft(
                 id=str(uuid4()),
@@ -253,6 +270,7 @@ def _make(
     staging: Path,
     resources: Resources,
     progress: Progress,
+    licence: str | None,
     store: Store | None = None,
 ) -> tuple[ShardWriter, dict[FileRecord, Path]]:
     """Merge into `staging`, where it goes on from what it finds; all files of the result.
@@ -261,39 +279,39 @@ def _make(
     a merge that dies while it is published need not be done again.
     """
     tensors = [t.info for t in ready.plan.tasks]
+    overlays = overlay_layouts(ready.plan)
     # Other code may make other bytes of the same recipe: what it left is not taken up.
     key = ready.digest + ready.plan.method.code_hash
-    writer = ShardWriter(staging, tensors, key, store, ready.lock["shard_bytes"])
+    writer = ShardWriter(staging, tensors, key, store, ready.lock["shard_bytes"], overlays)
     try:
         writer.open(resources.threads, progress)
-        left = [t.name for t in tensors if t.name not in writer.digests]
+        left = [
+            t.info.name
+            for t in (*ready.plan.tasks, *ready.plan.apart)
+            if any(made.name not in writer.digests for made in t.outputs)
+        ]
         ready.execute(resources, sink=writer, only=left, progress=progress)
         files = writer.files()
     finally:
         writer.close()
-    made = {RECIPE_FILE: {"recipe": ready.lock, "recipe_digest": ready.digest}}
-    donor = ready.inputs.donor
-    config, dtype = donor.model.checkpoint.opened.config, ready.lock["dtype"]
-    if config and dtype:
-        made["config.json"] = _with_dtype(config, dtype)
-    for path, content in made.items():
-        data = (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    made, kept = files_beside(ready, _weights_digest(ready, writer.digests), licence)
+    for path, data in made.items():
         (staging / path).unlink(missing_ok=True)
         (staging / path).write_bytes(data)
         files[FileRecord(path, flat_key(data), len(data))] = staging / path
-    return writer, files | {r: p for r, p in donor.beside.items() if r.path not in made}
+    return writer, files | kept
 
 
-def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """A configuration that says the type the weights now have, where it said one before."""
-    name = DTYPES[dtype].torch_name
-    return {k: name if k in ("torch_dtype", "dtype") else v for k, v in config.items()}
+def _weights_digest(ready: Prepared, digests: Mapping[str, str]) -> str:
+    return weights_digest((t.info.name, digests[t.info.name]) for t in ready.plan.tasks)
 
 
-def _to_directory(ready: Prepared, out: Path, resources: Resources, progress: Progress) -> None:
+def _to_directory(
+    ready: Prepared, out: Path, resources: Resources, progress: Progress, licence: str | None
+) -> None:
     """Merge into a directory; the same merge to the same place resumes after a kill."""
     with becoming(out) as partial:
-        writer, files = _make(ready, partial, resources, progress)
+        writer, files = _make(ready, partial, resources, progress, licence)
         for record, path in files.items():
             target = partial / record.path
             if path != target:
@@ -313,11 +331,10 @@ def _draft(
     tags: Mapping[str, str],
 ) -> VersionDraft:
     base = ready.inputs.base.version if ready.inputs.base else None
-    licenses = {i.version.license for i in ready.inputs.experts if i.version}
     return VersionDraft(
         name=name,
         kind="merge",
-        digest=weights_digest(digests.items()),
+        digest=_weights_digest(ready, digests),
         tensors=tuple(
             TensorRecord(t.info.name, t.info.dtype, t.info.shape, digests[t.info.name])
             for t in ready.plan.tasks
@@ -326,7 +343,7 @@ def _draft(
         base=base.id if base else None,
         task=task,
         phase=phase,
-        license=license or (licenses.pop() if len(licenses) == 1 else None),
+        license=license,
         architecture=architecture_of(ready.inputs.donor.model.checkpoint.opened.config),
         tags=dict(tags),
         source=f"merge:{ready.plan.method.name}",

@@ -5,8 +5,8 @@ Only headers are looked at. The plan also predicts what the merge will cost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,11 @@ from zoo.checkpoint import Checkpoint, TensorInfo
 from zoo.contract import Chunk, chunk_length
 from zoo.dtypes import DTYPES
 from zoo.errors import IncompatibleModels, InvalidRecipe, did_you_mean
+from zoo.overlays import Part, parts_apart, parts_of
 from zoo.recipe import parameters_at
-from zoo.schedule import depths, layer_count
+from zoo.schedule import depths
 from zoo.schedule import layers as blocks_of
+from zoo.vocabulary import remedy
 
 if TYPE_CHECKING:
     import torch
@@ -25,12 +27,16 @@ if TYPE_CHECKING:
 
 BASE = -1
 """Index of the base among the models, where experts are 0, 1, ..."""
+APART = -2
+"""The source of a tensor that the result lacks, and that some tasks keep in their overlays."""
 MOST_NAMED = 8
 """Tensors a problem lists by name; it counts the rest."""
 RUNTIME_BYTES = 300 << 20
 """Resident memory of Python with torch and the registry loaded; part of every prediction."""
 MOST_BLOCKS = 4
 """Chunks read at a time at most: larger reads gain nothing."""
+HELD_BLOCKS = 48
+"""The same where each tensor is read several times over: one that fits is read once."""
 BYTES_PER_SECOND = 1.5e9
 """What one pass over cached inputs moves on two cores, roughly; for the prediction only."""
 
@@ -48,6 +54,20 @@ class Model:
     """Builds the runnable module; None where no plugin knows the architecture."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """Tensor digests by name."""
+    artifacts: Mapping[str, Model] = field(default_factory=dict)
+    """What lies beside it, by name: tensors called and shaped like its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How one tensor comes about in a result made of slices."""
+
+    parameters: Mapping[str, Any]
+    """The lock's, of its slice."""
+    depth: float
+    """In its slice, from 0 to 1."""
+    names: tuple[str, ...]
+    """What each expert calls it; as many as are merged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +84,24 @@ class Task:
     """The tensor this one is tied to: it is merged alike, and counted once in statistics."""
     block: tuple[int, int] | None = None
     """(layer, layers of its stack), for a tensor of a block."""
+    parts: tuple[Part, ...] = ()
+    """What the tasks' overlays get of it."""
+
+    artifacts: tuple[str, ...] = ()
+    """Those of the method's artifacts that all experts have for this tensor."""
+    experts: int | None = None
+    """How many of the experts are merged, the first ones: slices may differ. None is all."""
 
     @property
     def known_as(self) -> str:
         """The name that statistics, chunks and randomness go by: tied tensors share one."""
         return self.alias_of or self.info.name
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """All tensors that come of it; it is finished when they are."""
+        own = () if self.source == APART else (self.info,)
+        return (*own, *(p.info for p in self.parts))
 
     @property
     def whole(self) -> Chunk:
@@ -99,11 +132,23 @@ class Plan:
     largest_working_set: int
     """Bytes one thread needs at most, for methods that see whole tensors; 0 for the others."""
     notes: tuple[str, ...] = ()
+    apart: tuple[Task, ...] = ()
+    """Tensors that only overlays get: heads that the base lacks."""
 
     @property
     def merged(self) -> tuple[Task, ...]:
         """Tasks the method computes."""
         return tuple(t for t in self.tasks if t.source is None)
+
+    def by_experts(self, experts: int) -> list[tuple[int, Plan]]:
+        """The plan by the number of experts that are merged: one part, but for some slices."""
+        counts = {t.experts for t in self.tasks}
+        if len(counts) < 2:
+            return [(experts, self)]
+        return [
+            (n, replace(self, tasks=tuple(t for t in self.tasks if t.experts == n)))
+            for n in sorted(n for n in counts if n is not None)
+        ]
 
     @property
     def seconds(self) -> float:
@@ -139,14 +184,14 @@ def plan(
     *,
     memory: int,
     threads: int,
-    layers: int | None = None,
+    places: Mapping[str, Place] | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
     """Check the models against each other and the method, and lay out the work.
 
     Args:
         memory: budget in bytes for the whole process.
-        layers: number of layers the recipe claims to cover, to be checked.
+        places: where the models are views of slices: how each tensor comes about.
     Raises:
         IncompatibleModels: `problems` lists all that is wrong.
         InvalidRecipe: a parameter is out of range for some tensor.
@@ -156,28 +201,31 @@ def plan(
     found = _Findings(notes=list(notes))
     _check_inputs(method, experts, base, found)
     if not experts:
-        _refuse(found.problems)
+        refuse(found.problems)
     models = [*experts, *([base] if base else [])]
-    _check_tensors(models, found)
+    excluded = _excluded(lock["exclude"], models)
+    _check_tensors(models, len(experts), excluded, places, found)
     donor = base or experts[0]
-    names = list(donor.checkpoint.tensors)
-    if layers is not None and layers != layer_count(names):
-        found.problems.append(
-            f"the recipe covers {layers} layers, `{donor.label}` has {layer_count(names)}"
-        )
     if method.needs == "data":
         _check_data(method, lock, models, found)
+    _check_artifacts(method, experts, found)
     tasks: list[Task] = []
     if not found.problems:
-        tasks = _tasks(method, lock, experts, base, found)
+        tasks = _tasks(method, lock, experts, base, excluded, places, found)
+    apart = _apart(method, lock, experts, donor, excluded) if tasks else []
     budget = _budget(method, lock, tasks, models, memory, threads)
     if budget.threads == 0:
         found.problems.append(
             f"this merge needs {budget.peak / 2**20:.0f} MiB on one thread, the budget is "
             f"{memory / 2**20:.0f} MiB: pass --memory {-(-budget.peak // 2**20)}MiB"
         )
-    _refuse(found.problems)
-    merged = sum(_input_bytes(t.info.name, models) for t in tasks if t.source is None)
+    refuse(found.problems)
+    merged = sum(
+        _input_bytes(t.info.name, models)
+        + sum(_input_bytes(t.known_as, [e.artifacts[r] for e in experts]) for r in t.artifacts)
+        for t in tasks
+        if t.source is None
+    )
     carried = sum(t.info.nbytes for t in tasks if t.source is not None)
     passes = 1 + _full_passes(method, lock, len(experts))
     return Plan(
@@ -186,12 +234,13 @@ def plan(
         tasks=tuple(tasks),
         passes=passes,
         bytes_read=merged * passes + carried,
-        bytes_written=sum(t.info.nbytes for t in tasks),
+        bytes_written=sum(i.nbytes for t in (*tasks, *apart) for i in t.outputs),
         peak_memory=budget.peak,
         threads=budget.threads,
         blocks=budget.blocks,
         largest_working_set=budget.largest,
         notes=tuple(found.notes),
+        apart=tuple(apart),
     )
 
 
@@ -232,14 +281,16 @@ def _budget(
     longest = max(lengths, default=lock["chunk"])
 
     def needed(threads: int, blocks: int) -> int:
-        streaming = chunk_memory(len(models), longest, blocks, width)
+        streams = len(models) * (1 + len(method.artifacts))
+        streaming = chunk_memory(streams, longest, blocks, width)
         return RUNTIME_BYTES + shared + threads * (each + streaming)
 
     fitting = [n for n in range(1, threads + 1) if needed(n, 1) <= memory]
     if not fitting:
         return _Budget(0, 1, needed(1, 1), 0)
     count = fitting[-1]
-    blocks = max(b for b in range(1, MOST_BLOCKS + 1) if b == 1 or needed(count, b) <= memory)
+    most = HELD_BLOCKS if _reads_again(method, tasks, len(models)) else MOST_BLOCKS
+    blocks = max(b for b in range(1, most + 1) if b == 1 or needed(count, b) <= memory)
     return _Budget(count, blocks, needed(count, blocks), 0)
 
 
@@ -266,10 +317,19 @@ def _statistics_bytes(method: Method, tasks: Sequence[Task], models: int) -> tup
     return int(whole), int(each)
 
 
+def _reads_again(method: Method, tasks: Sequence[Task], models: int) -> bool:
+    """Whether a tensor has statistics of its own, which are passes before the last."""
+    merged = [t for t in tasks if t.source is None]
+    if method.statistics is None or not merged:
+        return False
+    return any(s.scope == "tensor" for s in method.statistics(merged[0].parameters, models))
+
+
 def _full_passes(method: Method, lock: Mapping[str, Any], experts: int) -> int:
     if method.statistics is None:
         return 0
-    return len(method.statistics(parameters_at(method, lock["parameters"], "", 0.0), experts))
+    given = lock["slices"][0]["parameters"] if lock["slices"] else lock["parameters"]
+    return len(method.statistics(parameters_at(method, given, "", 0.0), experts))
 
 
 def working_set(method: Method, task: Task, models: int, width: int) -> int:
@@ -281,7 +341,7 @@ def working_set(method: Method, task: Task, models: int, width: int) -> int:
 
 
 def _input_bytes(name: str, models: Sequence[Model]) -> int:
-    return sum(m.checkpoint.tensors[name].nbytes for m in models)
+    return sum(t.nbytes for m in models if (t := m.checkpoint.tensors.get(name)))
 
 
 def _check_inputs(
@@ -322,25 +382,40 @@ def _check_data(
             )
 
 
-def _check_tensors(models: Sequence[Model], found: _Findings) -> None:
+def _check_tensors(
+    models: Sequence[Model],
+    experts: int,
+    excluded: set[str],
+    places: Mapping[str, Place] | None,
+    found: _Findings,
+) -> None:
+    """What is excluded may have another shape in each model, or be in some only: heads do."""
+
+    def owes(number: int, name: str) -> bool:
+        """Whether a model must have a tensor; views of slices need not have all."""
+        return places is None or number >= experts or number < len(places[name].names)
+
+    def compared(model: Model) -> dict[str, TensorInfo]:
+        return {n: t for n, t in model.checkpoint.tensors.items() if n not in excluded}
+
     first, *others = models
-    reference = first.checkpoint.tensors
-    for other in others:
-        tensors = other.checkpoint.tensors
-        for names, have, lack in (
-            (sorted(set(reference) - set(tensors)), first, other),
-            (sorted(set(tensors) - set(reference)), other, first),
+    reference = compared(first)
+    for number, other in enumerate(others, 1):
+        tensors = compared(other)
+        for names, have, lack, position in (
+            (sorted(set(reference) - set(tensors)), first, other, number),
+            (sorted(set(tensors) - set(reference)), other, first, 0),
         ):
-            if names:
+            if names := [n for n in names if owes(position, n)]:
                 found.problems.append(
-                    f"`{lack.label}` lacks {_listed(names)}, which `{have.label}` has"
+                    f"`{lack.label}` lacks {listed(names)}, which `{have.label}` has"
                 )
         for name in sorted(set(reference) & set(tensors)):
             a, b = reference[name], tensors[name]
             if a.shape != b.shape:
                 found.problems.append(
                     f"tensor `{name}` is {list(a.shape)} in `{first.label}` and "
-                    f"{list(b.shape)} in `{other.label}`"
+                    f"{list(b.shape)} in `{other.label}`{remedy(name, a.shape, b.shape)}"
                 )
             elif DTYPES[a.dtype].merges != DTYPES[b.dtype].merges:
                 found.problems.append(
@@ -356,7 +431,7 @@ def _check_tensors(models: Sequence[Model], found: _Findings) -> None:
         ]
         if scales:
             found.problems.append(
-                f"`{model.label}` stores {_listed(scales)} as 8-bit floats with scales beside "
+                f"`{model.label}` stores {listed(scales)} as 8-bit floats with scales beside "
                 "them: dequantize it first"
             )
 
@@ -366,61 +441,101 @@ def _tasks(
     lock: Mapping[str, Any],
     experts: Sequence[Model],
     base: Model | None,
+    excluded: set[str],
+    places: Mapping[str, Place] | None,
     found: _Findings,
 ) -> list[Task]:
     donor = base or experts[0]
     carried_from = BASE if base else 0
-    depth, blocks = depths(donor.checkpoint.tensors), blocks_of(donor.checkpoint.tensors)
-    excluded = _excluded(lock["exclude"], donor)
+    blocks = blocks_of(donor.checkpoint.tensors)
+    sliced, places = places is not None, places or _places(lock, donor, len(experts))
     tied = _tied(experts, base)
     settings: dict[str, Any] = {}
-    checked: dict[int, str | None] = {}
+    checked: dict[tuple[int, int], str | None] = {}
     tasks = []
     for name, info in donor.checkpoint.tensors.items():
-        if not DTYPES[info.dtype].merges:
-            tasks.append(Task(TensorInfo(name, info.dtype, info.shape), carried_from))
-            continue
-        if name in excluded:
-            kept = TensorInfo(name, lock["dtype"] or info.dtype, info.shape)
-            tasks.append(Task(kept, carried_from, alias_of=tied.get(name)))
-            continue
         origin = tied.get(name, name)  # tied tensors take the settings of the one they are tied to
-        values = parameters_at(method, lock["parameters"], origin, depth[origin])
+        place = places[origin]
+        count = len(place.names)
+        some = count if sliced else None
+        if not DTYPES[info.dtype].merges:
+            kept = TensorInfo(name, info.dtype, info.shape)
+            tasks.append(Task(kept, carried_from, experts=some))
+            continue
+        out = TensorInfo(name, lock["dtype"] or info.dtype, info.shape)
+        if name in excluded or not count:
+            tasks.append(Task(out, carried_from, alias_of=tied.get(name), experts=some))
+            continue
+        if sliced and count == 1 < method.min_experts:
+            # A slice's only source has nothing to be merged with.
+            tasks.append(Task(out, 0, alias_of=tied.get(name), experts=some))
+            continue
+        values = parameters_at(method, place.parameters, origin, place.depth, place.names)
         # Equal settings share one object, so that a model of a thousand tensors checks a few.
         values = settings.setdefault(values.model_dump_json(), values)
-        if id(values) not in checked:
-            checked[id(values)] = (
-                method.check(values, len(experts)) if method.check is not None else None
-            )
-            if problem := checked[id(values)]:
+        key = id(values), count
+        if key not in checked:
+            checked[key] = method.check(values, count) if method.check is not None else None
+            if problem := checked[key]:
                 raise InvalidRecipe(
                     f"Method `{method.name}` cannot run:", f"{problem}.", method=method.name
                 )
-        source = method.shortcut(values, len(experts)) if method.shortcut else None
+        source = method.shortcut(values, count) if method.shortcut else None
         if source == BASE and base is None:
             source = None
-        out = TensorInfo(name, lock["dtype"] or info.dtype, info.shape)
-        tasks.append(Task(out, source, values, tied.get(name), blocks.get(origin)))
+        beside = tuple(
+            role
+            for role in method.artifacts
+            if all(origin in e.artifacts[role].checkpoint.tensors for e in experts)
+        )
+        block = blocks.get(origin)
+        tasks.append(
+            Task(out, source, values, tied.get(name), block, artifacts=beside, experts=some)
+        )
     _note_remarks(method, tasks, len(experts), found)
     _note_buffers(tasks, found)
-    _note_carried(tasks, [*experts, *([base] if base else [])], donor, found)
+    _note_artifacts(method, tasks, found)
+    if method.overlays is None:  # tasks with overlays keep their own
+        _note_carried(tasks, [*experts, *([base] if base else [])], donor, found)
     _check_statistics(method, [t for t in tasks if t.source is None], len(experts))
+    return [replace(t, parts=parts_of(t, method, lock, experts, donor)) for t in tasks]
+
+
+def _places(lock: Mapping[str, Any], donor: Model, experts: int) -> dict[str, Place]:
+    """Where tensors are that no slice moved: every expert has them, under their own names."""
+    depth = depths(donor.checkpoint.tensors, mergekit=lock["compat"] == "mergekit")
+    return {n: Place(lock["parameters"], depth[n], (n,) * experts) for n in depth}
+
+
+def _apart(
+    method: Method,
+    lock: Mapping[str, Any],
+    experts: Sequence[Model],
+    donor: Model,
+    excluded: set[str],
+) -> list[Task]:
+    """Tensors that the donor lacks: none but what is excluded, and only tasks have a place for."""
+    tasks = []
+    for name in sorted(excluded - donor.checkpoint.tensors.keys()):
+        if parts := parts_apart(name, method, lock, experts):
+            owner = experts[parts[0].expert]
+            tasks.append(Task(owner.checkpoint.tensors[name], APART, parts=parts))
     return tasks
 
 
-def _excluded(patterns: Sequence[str], donor: Model) -> Collection[str]:
+def _excluded(patterns: Sequence[str], models: Sequence[Model]) -> set[str]:
     """Tensors that keep the donor's values, by glob patterns.
 
     Raises:
         InvalidRecipe: a pattern fits no tensor.
     """
-    names = list(donor.checkpoint.tensors)
+    names = sorted({name for model in models for name in model.checkpoint.tensors})
     found: set[str] = set()
     for pattern in patterns:
         fits = [n for n in names if fnmatchcase(n, pattern)]
         if not fits:
             raise InvalidRecipe(
-                f"`exclude` names `{pattern}`, and no tensor of `{donor.label}` fits.",
+                f"`exclude` names `{pattern}`, and no tensor of `{models[-1].label}` fits.",
                 how=did_you_mean(pattern, names),
                 pattern=pattern,
             )
@@ -433,6 +548,14 @@ def _check_statistics(method: Method, merged: Sequence[Task], experts: int) -> N
     if method.statistics is None or not merged:
         return
     first = merged[0].parameters
+    if len({t.experts for t in merged}) > 1 and any(
+        s.scope == "model" for s in method.statistics(first, experts)
+    ):
+        raise InvalidRecipe(
+            f"Method `{method.name}` looks at the whole model at once,",
+            "and the slices have different numbers of sources.",
+            "Give every slice as many, or choose a per-tensor scope.",
+        )
     for statistic in method.statistics(first, experts):
         for name in statistic.reads if statistic.scope == "model" else ():
             if any(getattr(t.parameters, name) != getattr(first, name) for t in merged):
@@ -463,10 +586,10 @@ def _note_remarks(method: Method, tasks: Sequence[Task], experts: int, found: _F
     names: dict[str, list[str]] = {}
     for task in tasks:
         if task.source is None:
-            said = method.remark(task.parameters, experts, task.info.shape)
+            said = method.remark(task.parameters, task.experts or experts, task.info.shape)
             if said is not None:
                 names.setdefault(said, []).append(task.info.name)
-    found.notes += [f"{_listed(of)} {said}" for said, of in names.items()]
+    found.notes += [f"{listed(of)} {said}" for said, of in names.items()]
 
 
 def _note_buffers(tasks: Sequence[Task], found: _Findings) -> None:
@@ -475,6 +598,59 @@ def _note_buffers(tasks: Sequence[Task], found: _Findings) -> None:
         found.notes.append(
             f"{len(running)} BatchNorm statistics were merged like weights; recompute them on data"
         )
+
+
+def artifact_digests(method: Method, experts: Sequence[Model]) -> dict[str, list[str | None]]:
+    """What the lock keeps of artifacts: by name, the weights digest of each expert's."""
+    return {
+        role: [e.artifacts[role].digest if role in e.artifacts else None for e in experts]
+        for role in method.artifacts
+    }
+
+
+def _check_artifacts(method: Method, experts: Sequence[Model], found: _Findings) -> None:
+    for role in method.artifacts:
+        for expert in experts:
+            artifact = expert.artifacts.get(role)
+            if artifact is None:
+                found.problems.append(
+                    f"method `{method.name}` needs `{role}` beside `{expert.label}`: attach it, "
+                    f"`zoo attach REF {role} PATH`, or name it in the recipe, "
+                    f"`{{model: REF, {role}: PATH}}`"
+                )
+                continue
+            own = {n: t.shape for n, t in expert.checkpoint.tensors.items()}
+            for problem in misfits(artifact.checkpoint.tensors, own, expert.label):
+                found.problems.append(f"`{role}` from `{artifact.label}`: {problem}")
+
+
+def misfits(
+    tensors: Mapping[str, TensorInfo], own: Mapping[str, tuple[int, ...]], label: str
+) -> list[str]:
+    """Why tensors cannot be an artifact of a model; empty if they can.
+
+    Args:
+        own: shapes of the model's tensors.
+        label: of the model.
+    """
+    found = []
+    if strange := sorted(tensors.keys() - own.keys()):
+        found.append(f"`{label}` lacks {listed(strange)}")
+    for name in sorted(tensors.keys() & own.keys()):
+        here = tensors[name]
+        if here.shape != own[name]:
+            found.append(f"tensor `{name}` is {list(here.shape)}, in `{label}` {list(own[name])}")
+        elif not DTYPES[here.dtype].merges:
+            found.append(f"tensor `{name}` is {here.dtype}, and should be of floats")
+    return found
+
+
+def _note_artifacts(method: Method, tasks: Sequence[Task], found: _Findings) -> None:
+    """Frozen parameters have no optimizer state; say which tensors a method merges without."""
+    for role in method.artifacts:
+        without = [t.info.name for t in tasks if t.source is None and role not in t.artifacts]
+        if without:
+            found.notes.append(f"not all experts have `{role}` for {listed(without)}")
 
 
 def _note_carried(
@@ -488,18 +664,19 @@ def _note_carried(
     ]
     if differing:
         found.notes.append(
-            f"{_listed(differing)} do not merge and differ between the models; "
+            f"{listed(differing)} do not merge and differ between the models; "
             f"those of `{donor.label}` are kept"
         )
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     shown = ", ".join(f"`{n}`" for n in names[:MOST_NAMED])
     more = len(names) - MOST_NAMED
     return f"{len(names)} tensors ({shown}{f' and {more} more' if more > 0 else ''})"
 
 
-def _refuse(problems: Sequence[str]) -> None:
+def refuse(problems: Sequence[str]) -> None:
+    """Raise IncompatibleModels with all problems, if there are any."""
     if problems:
         lines = "\n".join(f"  - {p}" for p in problems)
         raise IncompatibleModels(

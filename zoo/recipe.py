@@ -7,9 +7,15 @@ Our form (unknown keys are refused):
     experts:                     # references, or paths
       - math
       - {model: code@best, weight: 0.5}
+      - {model: chat, exp_avg_sq: chat-adam.safetensors}     # what the method needs beside it
     select: {where: "kind = 'expert'", order_by: name, limit: 4}     # in place of experts
     parameters: {density: 0.2, lambda: 1.0}
+    slices: [...]                # in place of experts: layers of models; see below
     exclude: ["lm_head.*"]       # these keep the base's values
+    missing: base                # what an expert lacks is the base's; else it is an error
+    mismatch: crop               # embeddings of different sizes: the block that all have
+    tokenizer: {source: union}   # for models of different vocabularies; see `zoo.tokenizer_block`
+    chat_template: chatml        # or `auto`, or the template itself
     compat: mergekit             # defaults that mean what mergekit means by the method
     seed: 0
     dtype: bfloat16
@@ -32,11 +38,13 @@ from zoo.contract import CHUNK
 from zoo.errors import InvalidRecipe, did_you_mean
 from zoo.safetensors_header import SHARD_BYTES
 from zoo.schedule import Value, is_rules, problem_with, value_at
+from zoo.slices import Slice, below, models_of, read_slices
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from zoo.contract import Method
+    from zoo.tokenizer_block import TokenizerBlock
 
 FORMAT = 1
 MAX_NORM_DRIFT = 100.0
@@ -49,6 +57,8 @@ class Expert:
 
     model: str
     parameters: Mapping[str, Value] = field(default_factory=dict)
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    """References or paths, by what the method calls them; in place of those that are attached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +95,11 @@ class Recipe:
     exclude: tuple[str, ...] = ()
     """Glob patterns of tensors that keep the values of the base, or of the first expert, and
     count in no statistic: heads, for instance."""
+    tokenizer: TokenizerBlock | None = None
+    """Whose vocabulary the result has; without it all models must have the same."""
+    chat_template: str | None = None
+    """Template of the result's conversations: `auto` for the one most models have, a known name,
+    or Jinja; None keeps that of the base, or of the first expert."""
     seed: int = 0
     """For methods that draw random numbers; 0 to 2^63 - 1."""
     dtype: str | None = None
@@ -93,8 +108,17 @@ class Recipe:
     """A task and one of its splits, for methods that need data."""
     max_norm_drift: float = MAX_NORM_DRIFT
     """Largest allowed ratio of a merged tensor's norm to the largest of its inputs' norms."""
-    layers: int | None = None
-    """Layers the recipe says it covers (mergekit's `layer_range`); None says nothing."""
+    slices: tuple[Slice, ...] = ()
+    """Layers of models that follow each other; `experts` are then the models they are of."""
+    donor: str | None = None
+    """Whose configuration and other files the result carries; None is the base, or the first
+    expert."""
+    missing: str | None = None
+    """`base` lets the base's tensors stand for those that experts lack."""
+    mismatch: str | None = None
+    """`crop` cuts embeddings and heads of different sizes to the block that all have."""
+    compat: str | None = None
+    """`mergekit` puts gradients where mergekit does."""
     notes: tuple[str, ...] = ()
     """What was read and has no effect, to be told."""
 
@@ -104,8 +128,13 @@ _KEYS = (
     "base",
     "experts",
     "select",
+    "slices",
     "parameters",
     "exclude",
+    "missing",
+    "mismatch",
+    "tokenizer",
+    "chat_template",
     "compat",
     "seed",
     "dtype",
@@ -134,10 +163,10 @@ def read_recipe(source: str | Path | Mapping[str, Any], methods: Mapping[str, Me
     refuse_unknown(document, _KEYS, "recipe")
     if not isinstance(document.get("method"), str):
         raise InvalidRecipe("The recipe names no method.", how="Add `method: NAME`.")
-    if ("experts" in document) == ("select" in document):
+    if sum(key in document for key in ("experts", "select", "slices")) != 1:
         raise InvalidRecipe(
-            "The recipe must have either `experts` or `select`.",
-            "One lists what to merge, the other queries for it.",
+            "The recipe must have one of `experts`, `select` and `slices`.",
+            "They list what to merge, query for it, or cut it in layers.",
         )
     select = None
     if "select" in document:
@@ -160,13 +189,27 @@ def read_recipe(source: str | Path | Mapping[str, Any], methods: Mapping[str, Me
     if "compat" in document:
         settings = {**_compatible(document["compat"], document["method"], methods), **settings}
     excluded = sequence(document.get("exclude", ()), "exclude")
+    if "slices" in document:
+        slices, base = read_slices(document["slices"]), document.get("base")
+        document = {**document, "experts": [m for m in models_of(slices) if m != base]}
     return Recipe(
         method=document["method"],
-        experts=tuple(_expert(e) for e in sequence(document.get("experts", ()), "experts")),
+        slices=slices if "slices" in document else (),
+        missing=_word(document.get("missing"), "missing", "base"),
+        mismatch=_word(document.get("mismatch"), "mismatch", "crop"),
+        compat=document.get("compat"),
+        experts=tuple(
+            _expert(
+                e, methods[document["method"]].artifacts if document["method"] in methods else ()
+            )
+            for e in sequence(document.get("experts", ()), "experts")
+        ),
         base=_text(document.get("base"), "base"),
         select=select,
         parameters=settings,
         exclude=tuple(_text(pattern, "exclude") or "" for pattern in excluded),
+        tokenizer=_tokenizer(document.get("tokenizer")),
+        chat_template=_text(document.get("chat_template"), "chat_template"),
         seed=_integer(document.get("seed", 0), "seed"),
         dtype=None if dtype is None else output_dtype(dtype),
         data=data,
@@ -208,60 +251,38 @@ def output_dtype(word: str) -> str:
 
 
 def lock(
-    recipe: Recipe, method: Method, base: str | None, experts: Sequence[str]
+    recipe: Recipe,
+    method: Method,
+    base: str | None,
+    experts: Sequence[str],
+    tasks: Sequence[str] = (),
+    artifacts: Mapping[str, Sequence[str | None]] | None = None,
 ) -> dict[str, Any]:
     """The resolved recipe: digests for names, every parameter spelt out. This is what is replayed.
 
     Args:
         base: weights digest, or None.
         experts: weights digests, in order.
+        tasks: what the experts' tasks are called, for methods whose result has parts per task.
+        artifacts: by name, the weights digest of each expert's, for methods that need some.
     Raises:
         InvalidRecipe: unknown parameter, out-of-range value, wrong number of values; names it.
     """
-    from zoo.parameters import per_expert
-
     if not 0 <= recipe.seed < 2**63:
         raise InvalidRecipe(
             f"`seed` must be an integer from 0 to 2^63 - 1, not {recipe.seed}.", seed=recipe.seed
         )
-    each = per_expert(method)
-    fields = {f.alias or name: f for name, f in method.parameters.model_fields.items()}
-    given: dict[str, Value] = {}
-    for source in (recipe.parameters, *(e.parameters for e in recipe.experts)):
-        refuse_unknown(source, tuple(fields), f"method `{method.name}`", noun="parameter")
-    for name, spec in fields.items():
-        if spec.is_required() and name not in recipe.parameters and name not in each:
-            raise InvalidRecipe(
-                f"Method `{method.name}` needs the parameter `{name}` ({spec.description}).",
-                how=f"Add `--set {name}=VALUE`, or `parameters: {{{name}: VALUE}}`.",
-                parameter=name,
-            )
-        shared = recipe.parameters.get(name, spec.default)
-        if name not in each:
-            given[name] = _closed(shared, spec.default, name)
-            continue
-        values = shared if isinstance(shared, list) and not is_rules(shared) else None
-        if values is not None and len(values) != len(experts):
-            raise InvalidRecipe(
-                f"`{name}` has {len(values)} values for {len(experts)} experts.",
-                how="Give one value for all, or one for each.",
-                parameter=name,
-            )
-        own = [e.parameters.get(name) for e in recipe.experts] or [None] * len(experts)
-        common = values or [shared] * len(experts)
-        given[name] = [
-            _closed(common[i], spec.default, name)
-            if mine is None
-            else _closed(_closed(mine, common[i], name), spec.default, name)
-            for i, mine in enumerate(own)
-        ]
-    for e in recipe.experts:
-        if wrong := set(e.parameters) - each:
-            raise InvalidRecipe(
-                f"`{min(wrong)}` of method `{method.name}` has one value, not one per expert.",
-                how="Move it to `parameters`.",
-                parameter=min(wrong),
-            )
+    if recipe.slices and (method.overlays is not None or method.artifacts):
+        raise InvalidRecipe(
+            f"Method `{method.name}` takes whole models, not slices of them.",
+            "What it keeps or needs beside a model goes by the names of its tensors.",
+            method=method.name,
+        )
+    slices = _locked_slices(recipe, method, base, experts) if recipe.slices else None
+    given = {}
+    if slices is None:
+        own = [e.parameters for e in recipe.experts] or [{}] * len(experts)
+        given = _spelt_out(method, recipe.parameters, own)
     resolved = {
         "format": FORMAT,
         "method": method.name,
@@ -269,7 +290,13 @@ def lock(
         "base": base,
         "experts": list(experts),
         "parameters": given,
+        "slices": slices,
         "exclude": list(recipe.exclude),
+        "missing": recipe.missing,
+        "mismatch": recipe.mismatch,
+        "compat": recipe.compat,
+        "tokenizer": None,
+        "chat_template": None,
         "seed": recipe.seed,
         "dtype": recipe.dtype,
         "data": asdict(recipe.data) if recipe.data else None,
@@ -277,15 +304,124 @@ def lock(
         "chunk": CHUNK,
         "shard_bytes": SHARD_BYTES,
     }
-    parameters_at(method, given, "", 0.0)
+    if method.overlays is not None:
+        resolved["tasks"] = list(tasks)
+    if method.artifacts:
+        resolved["artifacts"] = {name: list((artifacts or {})[name]) for name in method.artifacts}
+    for values in [s["parameters"] for s in slices] if slices else [given]:
+        parameters_at(method, values, "", 0.0)
     return resolved
 
 
+ABSENT: Mapping[str, Any] = {
+    "slices": None,
+    "exclude": [],
+    "missing": None,
+    "mismatch": None,
+    "compat": None,
+    "tokenizer": None,
+    "chat_template": None,
+}
+"""What locks of earlier releases lack, and what they meant."""
+
+
+def _spelt_out(
+    method: Method, shared: Mapping[str, Value], own: Sequence[Mapping[str, Value]]
+) -> dict[str, Value]:
+    """Every parameter of a method, with the defaults; a list where it is one per expert.
+
+    Args:
+        own: what stands beside each expert.
+    """
+    from zoo.parameters import per_expert
+
+    each = per_expert(method)
+    fields = {f.alias or name: f for name, f in method.parameters.model_fields.items()}
+    given: dict[str, Value] = {}
+    for source in (shared, *own):
+        refuse_unknown(source, tuple(fields), f"method `{method.name}`", noun="parameter")
+    for beside in own:
+        if wrong := set(beside) - each:
+            raise InvalidRecipe(
+                f"`{min(wrong)}` of method `{method.name}` has one value, not one per expert.",
+                how="Move it to `parameters`.",
+                parameter=min(wrong),
+            )
+    for name, spec in fields.items():
+        if spec.is_required() and name not in shared and name not in each:
+            raise InvalidRecipe(
+                f"Method `{method.name}` needs the parameter `{name}` ({spec.description}).",
+                how=f"Add `--set {name}=VALUE`, or `parameters: {{{name}: VALUE}}`.",
+                parameter=name,
+            )
+        common = shared.get(name, spec.default)
+        if name not in each:
+            given[name] = _closed(common, spec.default, name)
+            continue
+        values = common if isinstance(common, list) and not is_rules(common) else None
+        if values is not None and len(values) != len(own):
+            raise InvalidRecipe(
+                f"`{name}` has {len(values)} values for {len(own)} experts.",
+                how="Give one value for all, or one for each.",
+                parameter=name,
+            )
+        given[name] = [
+            _closed(_closed(beside[name], other, name), spec.default, name)
+            if name in beside
+            else _closed(other, spec.default, name)
+            for beside, other in zip(own, values or [common] * len(own), strict=True)
+        ]
+    return given
+
+
+def _locked_slices(
+    recipe: Recipe, method: Method, base: str | None, experts: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The slices with digests for names and the four scopes of parameters made one."""
+    digests = dict(zip((e.model for e in recipe.experts), experts, strict=True))
+    found = []
+    for number, one in enumerate(recipe.slices, 1):
+        name = one.base or recipe.base
+        sources = [s for s in one.sources if s.model != name]
+        origin = base if one.base in (None, recipe.base) else digests[one.base]
+        own = [s.layers for s in one.sources if s.model == name] or [s.layers for s in sources]
+        if origin is not None and len(set(own)) > 1:
+            raise InvalidRecipe(
+                f"Slice {number} does not say which layers of its base are meant.",
+                "Its sources take different ones.",
+                f"List `{name}` among the sources, with its own range.",
+            )
+        found.append(
+            {
+                "module": one.module,
+                "sources": [_source(digests[s.model], s.layers) for s in sources],
+                "base": _source(origin, own[0]) if origin is not None else None,
+                "parameters": _spelt_out(
+                    method,
+                    below(one.parameters, recipe.parameters),
+                    [s.parameters for s in sources],
+                ),
+            }
+        )
+    return found
+
+
+def _source(digest: str, layers: tuple[int, int] | None) -> dict[str, Any]:
+    return {"model": digest, "layers": list(layers) if layers else None}
+
+
 def parameters_at(
-    method: Method, given: Mapping[str, Value], tensor: str, depth: float
+    method: Method,
+    given: Mapping[str, Value],
+    tensor: str,
+    depth: float,
+    names: Sequence[str] | None = None,
 ) -> BaseModel:
     """The validated parameters for one tensor.
 
+    Args:
+        names: what each expert calls it, where slices moved it; filters on an expert's own values
+            look at these.
     Raises:
         InvalidRecipe: a value is out of range; names parameter, value and bound.
     """
@@ -295,7 +431,7 @@ def parameters_at(
 
     each = per_expert(method)
     values = {
-        name: [value_at(v, tensor, depth) for v in value]
+        name: [value_at(v, names[i] if names else tensor, depth) for i, v in enumerate(value)]
         if name in each
         else value_at(value, tensor, depth)
         for name, value in given.items()
@@ -372,14 +508,32 @@ def _values(document: Any, known: dict[int, int]) -> int:
     return known[id(document)]
 
 
-def _expert(value: Any) -> Expert:
+def _expert(value: Any, artifacts: Sequence[str]) -> Expert:
     if isinstance(value, str):
         return Expert(value)
     entry = mapping(value, "experts")
     model = entry.pop("model", None)
     if not isinstance(model, str):
         raise InvalidRecipe("Each expert is a reference, or a map with `model`.", key="experts")
-    return Expert(model, entry)
+    beside = {name: _text(entry.pop(name), name) or "" for name in artifacts if name in entry}
+    return Expert(model, entry, beside)
+
+
+def _tokenizer(value: Any) -> TokenizerBlock | None:
+    from zoo.tokenizer_block import read_tokenizer_block
+
+    def model(named: Any) -> str:
+        if not isinstance(named, str):
+            raise InvalidRecipe(f"A model is named by a path or reference, not {named!r}.")
+        return named
+
+    return None if value is None else read_tokenizer_block(value, model)
+
+
+def _word(value: Any, key: str, only: str) -> str | None:
+    if value not in (None, only):
+        raise InvalidRecipe(f"`{key}` can be `{only}`, not {value!r}.", key=key)
+    return only if value else None
 
 
 def _text(value: Any, key: str) -> str | None:

@@ -8,17 +8,23 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from zoo.digest import flat_key_of_file, tree_key
+from zoo.beside import tokenizer_files
+from zoo.digest import flat_key, flat_key_of_file, tree_key
 from zoo.errors import InvalidRecipe, NotFound, VerificationFailed
 from zoo.hashing import HashPool
 from zoo.inputs import Inputs, Opener, open_version
 from zoo.merging import Prepared, Resources, data_of
+from zoo.overlays import is_overlay, name_in_merge, overlay_layouts
 from zoo.plan import plan
+from zoo.presented import presented
 from zoo.progress import NoProgress, Progress
-from zoo.records import RunDraft, Version
+from zoo.recipe import ABSENT
+from zoo.records import FileRecord, RunDraft, Version
+from zoo.safetensors_checkpoint import SafetensorsCheckpoint, open_files
 from zoo.safetensors_header import layout, shards
 from zoo.shards import weight_keys
 from zoo.sinks import Discard
+from zoo.vocabulary import shown
 
 if TYPE_CHECKING:
     from zoo.registry import Registry
@@ -50,18 +56,25 @@ def verify(
 ) -> Verdict:
     """Hash every stored byte of a version and compare with the digests on record."""
     recorded = {t.name: t.digest for t in registry.catalog.tensors(version.id)}
+    files = registry.catalog.files(version.id)
+    overlays = [f for f in files if is_overlay(f.path) and f.object.startswith("tree:")]
     with ExitStack() as stack:
         checkpoint = open_version(registry, version, stack)
+        views = {f.path: _open_file(registry, f, stack) for f in overlays}
         listening = progress or NoProgress()
-        listening.start(version.bytes, "verify")
+        listening.start(version.bytes + sum(f.bytes for f in overlays), "verify")
         stack.callback(listening.done)
         pool = stack.enter_context(HashPool(threads, listening))
         work = {n: pool.tensor(checkpoint, t) for n, t in checkpoint.tensors.items()}
+        keys = {path: _tree_key(path, view, pool) for path, view in views.items()}
         found = {name: f.result() for name, f in work.items()}
     headers = checkpoint.headers
     wrong = [n for n in sorted(recorded.keys() | found) if recorded.get(n) != found.get(n)]
-    for file in registry.catalog.files(version.id):
-        if file.path in headers:
+    for file in files:
+        if file.path in keys:
+            if keys[file.path] != file.object:
+                wrong.append(file.path)
+        elif file.path in headers:
             header = headers[file.path]
             key = tree_key(header.raw, [found[t.name] for t in header.tensors])
             if key != file.object and not any(t.name in wrong for t in header.tensors):
@@ -69,6 +82,16 @@ def verify(
         elif flat_key_of_file(registry.store.path(file.object)) != file.object:
             wrong.append(file.path)
     return Verdict(not wrong, len(recorded), tuple(wrong))
+
+
+def _open_file(registry: Registry, file: FileRecord, stack: ExitStack) -> SafetensorsCheckpoint:
+    return stack.enter_context(open_files({file.path: registry.store.path(file.object)}, file.path))
+
+
+def _tree_key(path: str, view: SafetensorsCheckpoint, pool: HashPool) -> str:
+    header = view.headers[path]
+    digests = [pool.tensor(view, t) for t in header.tensors]
+    return tree_key(header.raw, [d.result() for d in digests])
 
 
 def replay(
@@ -102,10 +125,12 @@ def replay(
     with _reopened(registry, run, resources) as ready:
         names = sorted(recorded, key=lambda n: hashlib.sha256(f"{run.id}{n}".encode()).digest())
         chosen = sorted(names[:sample])
-        made = ready.execute(resources, sink=Discard(), only=chosen, progress=progress)
+        apart = [t.info.name for t in ready.plan.apart if sample is None]
+        made = ready.execute(resources, sink=Discard(), only=[*chosen, *apart], progress=progress)
         wrong = [n for n in chosen if made.get(n) != recorded[n]]
-        if sample is None and not wrong:
-            wrong = _files_that_differ(registry, version, ready, made)
+        if not wrong:
+            differing = _files_that_differ if sample is None else _parts_that_differ
+            wrong = differing(registry, version, ready, made)
         method = ready.plan.method
         notes = [] if method.code_hash == run.code_hash else [_CODE_CHANGED]
         return Verdict(not wrong, len(chosen), tuple(wrong), method.replay, tuple(notes))
@@ -117,18 +142,38 @@ _CODE_CHANGED = "the method's code differs from the code that made this version"
 def _files_that_differ(
     registry: Registry, version: Version, ready: Prepared, digests: Mapping[str, str]
 ) -> list[str]:
-    """Weights files whose bytes the replay would not write: another header or another order."""
+    """Files whose bytes the replay would not write: weights in another order or with another
+    header, and the tokenizer where the merge makes one."""
     laid = {
         f: layout(g)
         for f, g in shards([t.info for t in ready.plan.tasks], ready.lock["shard_bytes"]).items()
     }
-    keys = weight_keys(laid, digests)
+    keys = weight_keys(laid | overlay_layouts(ready.plan), digests)
+    keys |= {name: flat_key(data) for name, data in tokenizer_files(ready).items()}
     stored = {
         f.path: f.object
         for f in registry.catalog.files(version.id)
-        if f.path.endswith(".safetensors")
+        if f.path.endswith(".safetensors") or f.path in keys
     }
     return sorted(p for p in keys.keys() | stored if keys.get(p) != stored.get(p))
+
+
+def _parts_that_differ(
+    registry: Registry, version: Version, ready: Prepared, digests: Mapping[str, str]
+) -> list[str]:
+    """Tensors of stored overlays that are not those of a replay of some tensors."""
+    stored = {f.path: f for f in registry.catalog.files(version.id) if is_overlay(f.path)}
+    wrong = sorted(overlay_layouts(ready.plan).keys() ^ stored)
+    with ExitStack() as stack:
+        views = {path: _open_file(registry, file, stack) for path, file in stored.items()}
+        pool = stack.enter_context(HashPool(ready.plan.threads))
+        work = {
+            name: pool.tensor(view, info)
+            for path, view in views.items()
+            for info in view.tensors.values()
+            if (name := name_in_merge(path, info.name)) in digests
+        }
+        return wrong + sorted(n for n, f in work.items() if f.result() != digests[n])
 
 
 @contextmanager
@@ -146,15 +191,21 @@ def _reopened(registry: Registry, run: RunDraft, resources: Resources) -> Iterat
     with ExitStack() as stack:
         opener = Opener(registry, stack, resources.threads)
         by_digest = {i.digest: registry.catalog.by_id(i.version) for i in run.inputs}
-        lock = dict(run.recipe)
+        lock = {**ABSENT, **run.recipe}
         experts = tuple(opener.version(by_digest[d]) for d in lock["experts"])
+        for role, digests in lock.get("artifacts", {}).items():
+            found = [opener.artifact(by_digest[d]) for d in digests]
+            experts = tuple(e.with_artifacts({role: a}) for e, a in zip(experts, found, strict=True))
         base = opener.version(by_digest[lock["base"]]) if lock["base"] else None
+        inputs, joint = shown(Inputs(experts, base, None), lock)
+        models = presented(inputs, lock)
         work = plan(
             method,
             lock,
-            [e.model for e in experts],
-            base.model if base else None,
+            models.experts,
+            models.base,
             memory=resources.memory,
             threads=resources.threads,
+            places=models.places,
         )
-        yield Prepared(work, Inputs(experts, base, None), data_of(registry, lock))
+        yield Prepared(work, inputs, models, data_of(registry, lock), joint)

@@ -1,0 +1,195 @@
+"""Models made to fit each other: where a recipe allows it, and where only a name stands between.
+
+    missing: base       tensors an expert lacks are the base's; what only it has is left out
+    mismatch: crop      embeddings and heads of different sizes are cut to the block all have
+
+A head that a configuration ties to the embeddings is stored by some models and not by others:
+where one stores it, the embeddings of the others stand for theirs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from zoo.plan import Model, Place, listed
+from zoo.views import Piece, pieces_of, view
+
+_EMBEDDINGS = re.compile(
+    r"(?:^|\.)(?:embed_tokens|wte|embed_in|word_embeddings|tok_embeddings|embeddings|shared)"
+    r"\.weight$"
+)
+_HEADS = re.compile(r"(?:^|\.)(?:lm_head|embed_out|output|output_layer)\.weight$")
+_BODY = re.compile(r"(?:(?:model|transformer|gpt_neox|backbone)\.)+\w+\.weight$")
+_GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+@dataclass
+class Fitted:
+    """Models that fit, or as nearly as the recipe allows."""
+
+    experts: list[Model]
+    base: Model | None
+    config: Mapping[str, Any] | None
+    """The result's."""
+    notes: list[str] = field(default_factory=list)
+
+
+def is_vocabulary(tensor: str) -> bool:
+    """Whether a tensor has a row for every token: the embeddings, or the head."""
+    return bool(_EMBEDDINGS.search(tensor) or _HEADS.search(tensor))
+
+
+def fitted(
+    lock: Mapping[str, Any],
+    experts: Sequence[Model],
+    base: Model | None,
+    config: Mapping[str, Any] | None,
+    places: Mapping[str, Place] | None,
+) -> Fitted:
+    """The models, changed where the lock allows it; what needs no change stays what it is.
+
+    Args:
+        config: the donor's.
+        places: where models are views of slices, the tensors they are made of.
+    """
+    models = [*([base] if base else []), *experts]
+    found = Fitted([], None, config)
+    pieces = [pieces_of(m) for m in models]
+    untied = _with_heads(models, pieces, places, found)
+    if lock["missing"] == "base":
+        _with_missing(models, pieces, base is not None, places, found)
+    rows = _cropped(pieces, found) if lock["mismatch"] == "crop" else None
+    if config is not None and (untied or rows is not None):
+        found.config = _described(config, untied, rows)
+    fit = [
+        model if own == pieces_of(model) else view(own, found.config)
+        for model, own in zip(models, pieces, strict=True)
+    ]
+    found.base, found.experts = (fit[0], fit[1:]) if base else (None, fit)
+    return found
+
+
+def is_tied(config: Mapping[str, Any] | None) -> bool:
+    """Whether a configuration ties the head to the embeddings; silence means the usual."""
+    for part in (config or {}, *_text_parts(config or {})):
+        if isinstance(tied := part.get("tie_word_embeddings"), bool):
+            return tied
+    return any(
+        isinstance(name, str) and name.endswith(_GENERATES)
+        for name in (config or {}).get("architectures") or ()
+    )
+
+
+def embeddings_of(names: Sequence[str] | Mapping[str, Any]) -> str | None:
+    """The tensor of a model's token embeddings."""
+    found = [n for n in names if _EMBEDDINGS.search(n)]
+    return min(found, key=len) if found else None
+
+
+def head_of(names: Sequence[str] | Mapping[str, Any]) -> str | None:
+    """The tensor of a model's output head, where it has one of its own."""
+    return next((n for n in names if _HEADS.search(n)), None)
+
+
+def head_beside(embeddings: str) -> str | None:
+    """What the head would be called that embeddings are tied to."""
+    name, changed = _BODY.subn("lm_head.weight", embeddings)
+    return name if changed else None
+
+
+def _with_heads(
+    models: Sequence[Model],
+    pieces: Sequence[dict[str, Piece]],
+    places: Mapping[str, Place] | None,
+    found: Fitted,
+) -> bool:
+    """Give tied models the head that others have; whether the first model was given one."""
+    head = next((h for own in pieces if (h := head_of(own)) is not None), None)
+    if head is None or (places is not None and head in places):
+        return False  # heads of slices are settled where they are stacked
+    given = []
+    for i, (model, own) in enumerate(zip(models, pieces, strict=True)):
+        embeddings = embeddings_of(own)
+        if head not in own and embeddings is not None and is_tied(model.checkpoint.opened.config):
+            own[head] = Piece(model, embeddings)
+            given.append(i)
+    if given:
+        labels = ", ".join(f"`{models[i].label}`" for i in given)
+        found.notes.append(f"embeddings stand for `{head}`, which is tied to them in {labels}")
+    return 0 in given
+
+
+def _with_missing(
+    models: Sequence[Model],
+    pieces: Sequence[dict[str, Piece]],
+    has_base: bool,
+    places: Mapping[str, Place] | None,
+    found: Fitted,
+) -> None:
+    """Give experts the tensors of the first model that they lack, and take what it lacks."""
+    reference = pieces[0]
+    for i, (model, own) in enumerate(zip(models, pieces, strict=True)):
+        if i == 0:
+            continue
+        number = i - 1 if has_base else i
+        wanted = {n for n in reference if places is None or number < len(places[n].names)}
+        lacking = sorted(wanted - own.keys())
+        own.update({n: reference[n] for n in lacking})
+        extra = sorted(own.keys() - reference.keys())
+        for name in extra:
+            del own[name]
+        if lacking:
+            found.notes.append(
+                f"`{model.label}` lacks {listed(lacking)}: those of `{models[0].label}` stand "
+                "for them"
+            )
+        if extra:
+            found.notes.append(f"{listed(extra)} of `{model.label}` are left out")
+
+
+def _cropped(pieces: Sequence[dict[str, Piece]], found: Fitted) -> int | None:
+    """Cut what has a row per token to the block that all models have; the rows left, or None."""
+    names = sorted({n for own in pieces for n in own if is_vocabulary(n)})
+    shapes = {n: [own[n].block for own in pieces if n in own] for n in names}
+    matrices = {n: s for n, s in shapes.items() if all(len(shape) == 2 for shape in s)}
+    if not matrices:
+        return None
+    rows = min(shape[0] for s in matrices.values() for shape in s)
+    if all(len(set(s)) == 1 and s[0][0] == rows for s in matrices.values()):
+        return None
+    for name, own_shapes in matrices.items():
+        block = (rows, min(shape[1] for shape in own_shapes))
+        for own in pieces:
+            if name in own:
+                own[name] = Piece(own[name].model, own[name].name, block)
+        found.notes.append(f"`{name}` is cut to {list(block)}, the block that all models have")
+    return rows
+
+
+def _described(config: Mapping[str, Any], untied: bool, rows: int | None) -> dict[str, Any]:
+    """A configuration that says what was done."""
+    found = dict(config)
+    for key, part in found.items():
+        if isinstance(part, Mapping) and key in _TEXT:
+            found[key] = _described(part, untied and "tie_word_embeddings" in part, rows)
+    if untied and ("tie_word_embeddings" in found or not _text_parts(found)):
+        found["tie_word_embeddings"] = False
+    size = found.get("vocab_size")
+    if rows is not None and isinstance(size, int) and size > rows:
+        found["vocab_size"] = rows
+    return found
+
+
+_TEXT = ("text_config", "llm_config", "language_config")
+
+
+def _text_parts(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [config[key] for key in _TEXT if isinstance(config.get(key), Mapping)]
+
+
+def described_as_untied(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration whose head is a matrix of its own."""
+    return _described(config, True, None)

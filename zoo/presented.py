@@ -1,0 +1,51 @@
+"""What planner and engine are shown of the models a lock names.
+
+Slices are stacked, then sizes are made to fit where the lock allows it. Vocabularies were aligned
+before (`zoo.vocabulary`), model by model, so that a slice of a model has the result's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from zoo.fitting import fitted
+from zoo.plan import Model, Place, refuse
+from zoo.stacking import stack
+
+if TYPE_CHECKING:
+    from zoo.inputs import Inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """Models as they are merged."""
+
+    experts: tuple[Model, ...]
+    base: Model | None
+    places: Mapping[str, Place] | None
+    """How each tensor of a result of slices comes about."""
+    config: Mapping[str, Any] | None
+    """The result's configuration, but for types and tokens."""
+    notes: tuple[str, ...] = ()
+
+
+def presented(inputs: Inputs, lock: Mapping[str, Any]) -> Presented:
+    """The inputs, stacked and fitted.
+
+    Raises:
+        IncompatibleModels: slices that do not fit each other or their models.
+    """
+    experts = [e.model for e in inputs.experts]
+    base = inputs.base.model if inputs.base else None
+    places = None
+    notes: list[str] = []
+    if lock["slices"]:
+        made = stack(lock, [*experts, *([base] if base else [])], inputs.donor.model)
+        refuse(made.problems)
+        experts, base, places = made.experts, made.base, made.places
+        notes += made.notes
+    given = inputs.donor.model if places is None else base or experts[0]
+    fit = fitted(lock, experts, base, given.checkpoint.opened.config, places)
+    return Presented(tuple(fit.experts), fit.base, places, fit.config, (*notes, *fit.notes))
