@@ -14,8 +14,7 @@ from typing import Any
 
 from zoo.errors import InvalidRecipe, did_you_mean
 from zoo.safetensors_checkpoint import read_small
-from zoo.safetensors_header import parse_strict_json
-from zoo.tokenizer import CONFIG, TEMPLATE, TEMPLATE_JSON
+from zoo.tokenizer import CONFIG, TEMPLATE, TEMPLATE_JSON, read_object
 
 _CHATML = (
     "{%- for message in messages %}"
@@ -110,8 +109,7 @@ def template_of(files: Mapping[str, Path]) -> str | None:
     if TEMPLATE in files:
         return read_small(files[TEMPLATE]).decode(errors="replace").strip() or None
     for name in (CONFIG, TEMPLATE_JSON):
-        content = parse_strict_json(read_small(files[name]), files[name]) if name in files else None
-        found: Any = content.get("chat_template") if isinstance(content, dict) else None
+        found: Any = read_object(files[name]).get("chat_template") if name in files else None
         if isinstance(found, list):  # several, each with a name
             found = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
         if isinstance(found, dict):

@@ -11,11 +11,10 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from zoo.errors import InvalidCheckpoint, InvalidRecipe
 from zoo.safetensors_checkpoint import read_small
-from zoo.safetensors_header import parse_strict_json
 
 FAST, CONFIG, LEGACY = "tokenizer.json", "tokenizer_config.json", "added_tokens.json"
 _CORE = ("vocab.json", "merges.txt", "vocab.txt")
@@ -106,11 +105,11 @@ def read_tokenizer(label: str, files: Mapping[str, Path]) -> Tokenizer | None:
     """
     own = {name: files[name] for name in sorted(FILES & files.keys())}
     if FAST in own:
-        document = _object(own[FAST])
+        document = read_object(own[FAST])
         core = _core(document, own[FAST])
         listed = document.get("added_tokens") or []
     elif "vocab.json" in own:
-        core, listed = _ids(_object(own["vocab.json"]), own["vocab.json"]), []
+        core, listed = _ids(read_object(own["vocab.json"]), own["vocab.json"]), []
     elif binary := [name for name in own if name in (*_SENTENCEPIECE, "vocab.txt")]:
         raise InvalidRecipe(
             f"The tokenizer of `{label}` is in `{binary[0]}` only, which zoo does not read.",
@@ -137,6 +136,26 @@ def read_tokenizer(label: str, files: Mapping[str, Path]) -> Tokenizer | None:
     )
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The content of a tokenizer's file: JSON as its library writes it, with its 30-digit numbers.
+
+    Raises:
+        InvalidCheckpoint: it is no JSON, or no map.
+    """
+    try:
+        content = json.loads(read_small(path), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        problem = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise InvalidCheckpoint(f"`{path}` is not valid JSON:", f"{problem}.", path=path) from None
+    if not isinstance(content, dict):
+        raise InvalidCheckpoint(f"`{path}` is no tokenizer's file:", "it is not a map.", path=path)
+    return content
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number")
+
+
 def written(tokenizer: Tokenizer) -> dict[str, bytes]:
     """The content of all files of a tokenizer; those that its vocabulary does not change, as is."""
     files, ids = tokenizer.files, tokenizer.vocabulary
@@ -146,7 +165,7 @@ def written(tokenizer: Tokenizer) -> dict[str, bytes]:
     entries = [{"id": ids[t], "content": t, **how} for t, how in tokenizer.added.items()]
     lost = tokenizer.learned.keys() - ids.keys()
     if FAST in found:
-        document = _object(files[FAST])
+        document = read_object(files[FAST])
         document["added_tokens"] = entries
         if lost:
             _shorten(document["model"], lost)
@@ -160,7 +179,7 @@ def written(tokenizer: Tokenizer) -> dict[str, bytes]:
     if lost:  # the other spellings of the vocabulary are not true any more
         found = {n: data for n, data in found.items() if n not in (*_CORE, *_SENTENCEPIECE)}
     if CONFIG in found:
-        config = _object(files[CONFIG])
+        config = read_object(files[CONFIG])
         if "added_tokens_decoder" in config or FAST not in found:
             config["added_tokens_decoder"] = {
                 str(e["id"]): {key: e[key] for key in ("content", *_PLAIN)} for e in entries
@@ -218,13 +237,13 @@ def _ids(vocabulary: Any, path: Path) -> dict[str, int]:
 def _later(files: Mapping[str, Path]) -> list[Any]:
     """Added tokens that are told beside the vocabulary: by the configuration, else by a list."""
     if CONFIG in files:
-        decoder = _object(files[CONFIG]).get("added_tokens_decoder")
+        decoder = read_object(files[CONFIG]).get("added_tokens_decoder")
         if isinstance(decoder, dict) and all(i.isdigit() for i in decoder):
             return [
                 {**e, "id": int(i)} if isinstance(e, dict) else None for i, e in decoder.items()
             ]
     if LEGACY in files:
-        return [{"content": t, "id": i} for t, i in _object(files[LEGACY]).items()]
+        return [{"content": t, "id": i} for t, i in read_object(files[LEGACY]).items()]
     return []
 
 
@@ -245,13 +264,6 @@ def _entries(found: Any, label: str) -> list[dict[str, Any]]:
         )
     entries: list[dict[str, Any]] = sorted(found, key=lambda e: e["id"])
     return entries
-
-
-def _object(path: Path) -> dict[str, Any]:
-    content = parse_strict_json(read_small(path), path)
-    if not isinstance(content, dict):
-        raise InvalidCheckpoint(f"`{path}` is no tokenizer's file:", "it is not a map.", path=path)
-    return content
 
 
 def _json(content: Any) -> bytes:

@@ -58,7 +58,12 @@ def write_tokenizer(
         "model": model,
     }
     (directory / "tokenizer.json").write_text(json.dumps(document))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>", **about}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "unk_token": "<unk>",
+        "model_max_length": 1000000000000000019884624838656,
+        **about,
+    }
     (directory / "tokenizer_config.json").write_text(json.dumps(config))
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     (directory / "special_tokens_map.json").write_text(json.dumps(special))
@@ -707,7 +712,8 @@ def test_a_model_without_embeddings_is_refused(registry: Registry, tmp_path: Pat
         ('{"model": {"vocab": [["a"], 3]}}', "holds no vocabulary"),
         ('{"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 1}]}', "without their text"),
         ('{"model": {"vocab": {"a": 0}}, "added_tokens": 3}', "without their text"),
-        ("{", "not valid"),
+        ("{", "not valid JSON"),
+        ('{"model": {"vocab": {"a": NaN}}}', "NaN is no number"),
     ],
 )
 def test_a_damaged_tokenizer_is_refused(
