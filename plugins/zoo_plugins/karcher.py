@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt
 
 from zoo import Mergekit, Method, PerExpert, Statistic, hookimpl, method
 from zoo.stages.gram import Coefficients, Products, combine
-from zoo.stages.sphere import NEARLY_OPPOSITE, directions, follow, length, tangent
+from zoo.stages.sphere import NEARLY_OPPOSITE, OPPOSITE, directions, follow, length, tangent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +38,7 @@ def _mean(
         start**2 < NEARLY_OPPOSITE or (cosines[np.ix_(valid, valid)] < NEARLY_OPPOSITE - 1).any()
     ):
         return None
-    balanced = start < tolerance
+    balanced = start < max(tolerance, OPPOSITE)
     mean = np.eye(len(own))[np.flatnonzero(own)[0]] if balanced else own / start
     for _ in range(rounds):
         pull = tangent(mean, cosines, own, tolerance)

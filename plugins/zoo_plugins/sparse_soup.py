@@ -25,9 +25,6 @@ class _OneMask(Statistic):
     def start(self, tensor: str, shape: tuple[int, ...], parameters: Any) -> list[int]:
         return [0]
 
-    def wants(self, chunk: Chunk) -> bool:
-        return len(chunk.shape) > 1  # biases and norms are not pruned: zeros mean nothing there
-
     def add(
         self,
         state: list[int],
@@ -101,8 +98,8 @@ def sparse_soup(
     Cost: two passes: masks are compared over the whole model before anything is merged; one pass
         with `allow_union`.
     Source: Zimmer et al. 2024, arXiv:2306.16788, section 3.
-    Departs: masks are not stored but read off exact zeros, of tensors of two or more axes. A
-        trained weight of exactly zero, in one expert, counts as another mask.
+    Departs: masks are not stored but read off exact zeros. A trained weight of exactly zero, in one
+        expert, counts as another mask.
     """
     weights: list[float] = weight  # type: ignore[assignment]
     total = experts[0].mul_(weights[0])

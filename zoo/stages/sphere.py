@@ -16,7 +16,8 @@ NEARLY_OPPOSITE = 1e-3
 """How far from opposite, as 1 + cosine or as squared length of a mean direction, the rounding of
 float32 products is harmless."""
 OPPOSITE = 1e-7
-"""Length of a mean direction that is rounding, of float32 inputs and of float64 products."""
+"""What is rounding, of float32 inputs and of float64 products, in the length of a mean of opposite
+directions, and in their angle, in radians."""
 
 
 def directions(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -49,7 +50,8 @@ def tangent(
 
     cosine = np.clip(cosines @ point, -1.0, 1.0)
     angle = np.arccos(cosine)
-    pulls = (angle >= tolerance) & (np.pi - angle >= tolerance) & (np.diag(cosines) > 0)
+    open_arc = (angle >= tolerance) & (np.pi - angle >= max(tolerance, OPPOSITE))
+    pulls = open_arc & (np.diag(cosines) > 0)
     stretch = np.divide(angle, np.sin(angle), out=np.zeros_like(angle), where=pulls)
     pull = shares * stretch
     mean: np.ndarray = pull - float(pull @ cosine) * point
