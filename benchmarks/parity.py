@@ -7,6 +7,9 @@ Makes three families of tiny Qwen2 checkpoints in float32, gives every configura
 `parity_cases.py` to mergekit and, unchanged, to zoo, and compares the results element by element.
 float32 inputs, because mergekit computes in the tensors' own type and zoo never below float32.
 
+Where the results differ by more than rounding, mergekit merges the same files once more with
+`dtype: float64`. If that is what zoo made, the difference was the rounding of mergekit's float32.
+
 Methods that draw cannot agree element by element. With one expert the drawn mask can be read off
 the result; checked are then: given its mask, each program's result is the formula; both masks have
 the asked density, and for DELLA the same density at each rank. With three experts the distributions
@@ -35,11 +38,16 @@ from compare_mergekit import HERE, MERGEKIT, OFFLINE, mergekit_environment
 from make_models import Shapes
 from measure import commit
 from parity_cases import CASES, Case
-from parity_compare import Row, Weights, compare, compare_distributions, compare_masks, read
+from parity_compare import (
+    Row,
+    Weights,
+    all_tied,
+    compare,
+    compare_distributions,
+    compare_masks,
+    read,
+)
 from safetensors.numpy import save_file
-
-BECAUSE: dict[str, str] = {}
-"""Method -> why its results may differ by more than rounding."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,13 @@ def make_family(family: Family, out: Path) -> None:
 
 def judge(row: Row) -> None:
     if row.verdict == "differs" or (not row.verdict and (row.error or row.beyond)):
-        row.verdict = BECAUSE.get(row.method, "UNEXPLAINED")
+        row.verdict = "UNEXPLAINED"
+        if row.beyond and row.beyond_float64 == 0:
+            row.verdict = "mergekit's float32: in float64 it gives what zoo gives"
+        elif row.tied:
+            row.verdict = (
+                "equal magnitudes at the cut: the lower index here, either in mergekit's sort"
+            )
     elif not row.verdict:
         row.verdict = "equal" if row.largest == 0 else "rounding"
 
@@ -146,8 +160,9 @@ def measure(families: list[str], seeds: int, work: Path) -> list[Row]:
         ]
 
     failed = {**run_mergekit(jobs("mergekit"), work), **run_zoo(jobs("zoo"), work)}
-    rows = []
-    for case, name, seed, _ in todo:
+    rows: list[Row] = []
+    again: dict[str, tuple[Case, Row, Weights]] = {}
+    for case, name, seed, config in todo:
         row = Row(case.method, case.about + (f", seed {seed}" if case.is_random else ""), name)
         here, there = (f"{p}/{name}/{case.name}-{seed}" for p in ("zoo", "mergekit"))
         errors = [
@@ -158,13 +173,33 @@ def measure(families: list[str], seeds: int, work: Path) -> list[Row]:
             ours, theirs, models = read(work / here), read(work / there), work / "models" / name
             if not case.is_random:
                 compare(row, ours, theirs)
+                if row.beyond:
+                    again[config] = (case, row, ours)
             elif case.experts == 1:
                 compare_masks(row, case, ours, theirs, models)
             else:
                 compare_distributions(row, ours, theirs, models)
-        judge(row)
         rows.append(row)
+    compare_in_float64(again, work)
+    for row in rows:
+        judge(row)
     return rows
+
+
+def compare_in_float64(again: dict[str, tuple[Case, Row, Weights]], work: Path) -> None:
+    """Let mergekit do these configurations once more, in float64, and compare."""
+    jobs = []
+    for config in again:
+        document = {**yaml.safe_load((work / config).read_text()), "dtype": "float64"}
+        name = config.replace(".yml", "-float64")
+        (work / f"{name}.yml").write_text(yaml.safe_dump(document, sort_keys=False))
+        jobs.append({"config": f"{name}.yml", "out": f"mergekit/{name}", "seed": 0})
+    run_mergekit(jobs, work)
+    for job, (case, row, ours) in zip(jobs, again.values(), strict=True):
+        exact = Row(row.method, row.about, row.family)
+        where = compare(exact, ours, read(work / job["out"]))
+        row.beyond_float64 = exact.beyond
+        row.tied = case.base and all_tied(where, work / "models" / row.family, case.experts)
 
 
 def page(rows: list[Row], facts: dict[str, str]) -> str:
@@ -195,15 +230,39 @@ def page(rows: list[Row], facts: dict[str, str]) -> str:
         lines.append("| " + " | ".join([*key, *numbers, finding.replace("|", "\\|")]) + " |")
     lines += [
         "",
-        "Methods that draw, seed by seed:",
+        "Methods that draw, the worst of all seeds and families:",
         "",
-        "| method | settings | family | compared | finding |",
-        "|---|---|---|---|---|",
+        "| method | settings | asked | kept here | kept there | compared | finding |",
+        "|---|---|---:|---:|---:|---|---|",
     ]
-    for r in drawn:
-        compared = ", ".join(f"{name} {value:.3g}" for name, value in r.chance.items())
-        lines.append(f"| {r.method} | {r.about} | {r.family} | {compared} | {r.verdict} |")
+    for key in dict.fromkeys((r.method, r.about.rpartition(", seed")[0]) for r in drawn):
+        same = [r for r in drawn if (r.method, r.about.rpartition(", seed")[0]) == key]
+        lines.append("| " + " | ".join([*key, *drawn_cells(same)]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def drawn_cells(rows: list[Row]) -> list[str]:
+    """Asked and kept densities, what was compared, and the worst finding."""
+
+    def spread(name: str) -> str:
+        values = [r.chance[name] for r in rows]
+        return f"{min(values):.3f} to {max(values):.3f}"
+
+    findings = dict.fromkeys(r.verdict for r in rows)
+    finding = "UNEXPLAINED" if "UNEXPLAINED" in findings else "; ".join(findings)
+    if "distance" in rows[0].chance:
+        far = max(rows, key=lambda r: r.chance["distance"] / r.chance["allowed"]).chance
+        compared = f"distance {far['distance']:.4f}, allowed {far['allowed']:.4f}"
+        return ["", "", "", compared, finding]
+    apart = max(r.chance["sigmas apart at a rank"] for r in rows)
+    off = [max(r.chance[f"{p} off the formula"] for r in rows) for p in ("zoo", "mergekit")]
+    return [
+        f"{rows[0].chance['asked density']:g}",
+        spread("zoo kept"),
+        spread("mergekit kept"),
+        f"at a rank {apart:.1f} sigmas apart; off the formula {off[0]:.1e} and {off[1]:.1e}",
+        finding,
+    ]
 
 
 def main() -> None:

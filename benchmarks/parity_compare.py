@@ -36,6 +36,10 @@ class Row:
     """Largest difference relative to the largest weight of its tensor."""
     beyond: int = 0
     """Elements that differ by more than rounding."""
+    beyond_float64: int | None = None
+    """The same, when mergekit computes in float64; asked where `beyond` is not 0."""
+    tied: bool = False
+    """Whether all that is beyond rounding then lies at equal magnitudes."""
     worst: str = ""
     chance: dict[str, float] = field(default_factory=dict)
     """Of methods that draw, what was compared in place of elements."""
@@ -50,24 +54,47 @@ def read(directory: Path) -> Weights:
     return made
 
 
-def compare(row: Row, ours: Weights, theirs: Weights) -> None:
-    """Fill `row` with the differences, element by element."""
+def compare(row: Row, ours: Weights, theirs: Weights) -> dict[str, NDArray[np.bool_]]:
+    """Fill `row` with the differences, element by element.
+
+    Returns:
+        For each tensor, where it differs by more than rounding.
+    """
+    found: dict[str, NDArray[np.bool_]] = {}
     if ours.keys() != theirs.keys():
         row.error = f"other tensors: {sorted(ours.keys() ^ theirs.keys())[:3]}"
-        return
+        return found
     for name, here in ours.items():
         there = theirs[name]
         if here.shape != there.shape:
             row.error = f"{name}: shapes {here.shape} and {there.shape}"
-            return
+            return found
         difference = np.abs(here.astype(np.float64) - there)
         size = max(float(np.abs(there).max()), float(np.abs(here).max()), 1e-30)
         row.elements += here.size
-        row.beyond += int((difference > ROUNDING * size).sum())
+        found[name] = difference > ROUNDING * size
+        row.beyond += int(found[name].sum())
         largest = float(difference.max())
         row.largest = max(row.largest, largest)
         if largest / size > row.relative:
             row.relative, row.worst = largest / size, name
+    return found
+
+
+def all_tied(where: dict[str, NDArray[np.bool_]], models: Path, experts: int) -> bool:
+    """Whether each of these entries has, in the delta of some expert, the magnitude of another
+    entry of its tensor: then a cut may fall between the two, and either may be kept."""
+    base = read(models / "base")
+    deltas = [read(models / f"expert-{i + 1}") for i in range(experts)]
+    for name, mask in where.items():
+        tied = np.zeros(mask.size, bool)
+        for expert in deltas:
+            size = np.abs(expert[name] - base[name]).ravel()
+            _, inverse, counts = np.unique(size, return_inverse=True, return_counts=True)
+            tied |= counts[inverse] > 1
+        if (mask.ravel() & ~tied).any():
+            return False
+    return True
 
 
 def compare_masks(row: Row, case: Case, ours: Weights, theirs: Weights, models: Path) -> None:
