@@ -6,6 +6,8 @@ A method is a function on tensors. Its signature says what it works on:
     first argument `deltas`    the same in delta space: expert minus base; the result is a
                                delta too, and the engine adds the base
     argument `base`            the base's chunk, shape (n,); `base: Tensor | None` when optional
+    arguments named in         what lies beside the experts, such as an optimizer's second moments:
+    `artifacts`                shape (e, n), or None for a tensor that not all experts have it for
     keyword-only arguments     the parameters, with types, bounds, help and defaults
     `stats`, `chunk`, `random` keyword-only, given when named: statistics of the passes before,
                                where the chunk lies, and counter-based randomness
@@ -182,7 +184,7 @@ class Parts:
     scales: Sequence[float] | None = None
     """One per expert, the same for all chunks of a tensor."""
     factors: Sequence[tuple[torch.Tensor, torch.Tensor]] | None = None
-    """For each expert (m, rank) and (rank, n), the tensor being a matrix (m, n): first axis, rest."""
+    """(m, rank) and (rank, n) for each expert, the tensor being a matrix: first axis, and rest."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,8 @@ class Method:
     run, those of scope `model` first. Asked again for each tensor, for those of scope `tensor`.
     With needs="tensor", `add` gets whole tensors in their shape, as the function does."""
     base: Literal["required", "optional", "refused"] = "optional"
+    artifacts: tuple[str, ...] = ()
+    """Names of what it needs beside each expert. Statistics find them in their `stats`."""
     space: Literal["weight", "delta"] = "weight"
     unit: Unit | Callable[[Any], Unit] = "element"
     """What chunks hold whole: `row` for methods that rank or normalize rows. A function of the
@@ -278,6 +282,7 @@ def method(
     scratch: Callable[[tuple[int, ...], int, int], int] | None = None,
     statistics: Callable[..., Sequence[Statistic]] | None = None,
     base: Literal["required", "optional", "refused"] | None = None,
+    artifacts: Sequence[str] = (),
     min_experts: int = 1,
     max_experts: int | None = None,
     ordered: bool = False,
@@ -302,7 +307,8 @@ def method(
             for p in inspect.signature(function).parameters.values()
             if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
-        allowed = ["experts", "base"] + (["data", "device"] if needs == "data" else [])
+        allowed = ["experts", "base", *artifacts]
+        allowed += ["data", "device"] if needs == "data" else []
         first = positional[:1]
         if first not in (["experts"], ["deltas"]) or any(p not in allowed for p in positional[1:]):
             raise PluginError(
@@ -316,6 +322,13 @@ def method(
             raise PluginError(
                 f"Method `{name}` declares needs={needs!r} with statistics={statistics!r}.",
                 'Statistics go with needs="statistics", which must have some, or needs="tensor".',
+                method=name,
+            )
+        last = positional[len(positional) - len(artifacts) :]
+        if artifacts and (last != [*artifacts] or needs not in ("elementwise", "statistics")):
+            raise PluginError(
+                f"Method `{name}` declares artifacts={[*artifacts]} and needs={needs!r}.",
+                "Artifacts come chunk by chunk, as its last positional arguments, in their order.",
                 method=name,
             )
         if overlays is not None and needs in ("model", "data"):
@@ -333,6 +346,7 @@ def method(
             function=function,
             statistics=statistics,
             base=policy,
+            artifacts=tuple(artifacts),
             space="delta" if delta else "weight",
             unit=unit,
             scratch=scratch,

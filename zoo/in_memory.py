@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from zoo.contract import CHUNK, Method
@@ -20,6 +21,7 @@ def merge(
     experts: Sequence[State],
     *,
     base: State | None = None,
+    artifacts: Mapping[str, Sequence[State]] | None = None,
     parameters: Mapping[str, Any] | None = None,
     dtype: str | None = None,
     seed: int = 0,
@@ -33,6 +35,7 @@ def merge(
         method: a name, or a `Method` of your own.
         experts: state dicts with equal names and shapes; or tensors of one shape.
         base: the state dict the experts were fine-tuned from, where the method needs it.
+        artifacts: what the method needs beside the experts, by name; one state dict per expert.
         parameters: the method's options by public name; see `zoo methods NAME`.
         dtype: type of the result; that of the base, or of the first expert, by default.
         chunk: elements per chunk. Part of the result of methods that sum; leave it alone.
@@ -42,7 +45,7 @@ def merge(
         InvalidRecipe, IncompatibleModels, GateFailed
     """
     from zoo.execute import execute
-    from zoo.plan import plan
+    from zoo.plan import artifact_digests, plan
     from zoo.recipe import Expert, Recipe, lock, output_dtype
     from zoo.units import parse_bytes
 
@@ -54,9 +57,18 @@ def merge(
         seed=seed,
         dtype=None if dtype is None else output_dtype(dtype),
     )
+    beside = {
+        role: [_model(f"{role} of expert {i}", state) for i, state in enumerate(states)]
+        for role, states in (artifacts or {}).items()
+    }
     models = [_model(f"expert {i}", state) for i, state in enumerate(experts)]
+    for i, model in enumerate(models):
+        own = {role: found[i] for role, found in beside.items() if i < len(found)}
+        models[i] = replace(model, artifacts=own)
     origin = _model("base", base) if base is not None else None
-    resolved = lock(recipe, known, origin.digest if origin else None, [m.digest for m in models])
+    digests, tasks = [m.digest for m in models], [str(i) for i in range(len(models))]
+    kept = artifact_digests(known, models)
+    resolved = lock(recipe, known, origin.digest if origin else None, digests, tasks, kept)
     resolved["chunk"] = chunk
     memory = parse_bytes("1TiB")  # the caller's tensors are in memory already
     work = plan(known, resolved, models, origin, memory=memory, threads=threads)

@@ -10,8 +10,11 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.errors import InvalidRecipe
+
 if TYPE_CHECKING:
     from zoo.analytics import Table
+    from zoo.artifacts import Compress
     from zoo.catalog import Catalog
     from zoo.diff import Diff
     from zoo.fsck import FsckReport
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from zoo.lineage import Lineage
     from zoo.links import LinkMode
     from zoo.merging import Resources
+    from zoo.multi_stage import Stage
     from zoo.plan import Plan
     from zoo.plugins import Plugins
     from zoo.progress import Progress
@@ -153,6 +157,31 @@ class Registry:
             progress=progress,
         )
 
+    def attach(
+        self,
+        ref: str,
+        role: str,
+        source: str | Path,
+        *,
+        compress: Compress = "none",
+        link_mode: LinkMode = "clone",
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> Version:
+        """Register what lies beside a version, such as Adam's `exp_avg_sq`; see `zoo.artifacts`."""
+        from zoo.artifacts import attach
+
+        return attach(
+            self,
+            ref,
+            role,
+            source,
+            compress=compress,
+            link_mode=link_mode,
+            threads=threads,
+            progress=progress,
+        )
+
     def get(self, ref: str) -> Version:
         """The version a reference names.
 
@@ -213,14 +242,41 @@ class Registry:
         Raises:
             IncompatibleModels: `problems` lists all that is wrong.
         """
+        return self.plans(recipe, **asked)[-1][1]
+
+    def plans(
+        self, recipe: str | Path | Mapping[str, Any] | None = None, **asked: Any
+    ) -> list[tuple[str | None, Plan]]:
+        """`plan` of each stage of a recipe, with the stage's name; the result's is the last."""
         from zoo.merging import prepared, request
+        from zoo.multi_stage import plan_stages
 
         if unknown := asked.keys() - signature(self.merge).parameters:
             raise TypeError(f"plan() got an unexpected keyword argument {min(unknown)!r}")
         resources = _resources(asked)
         options = {k: v for k, v in asked.items() if k in _REQUEST}
+        if stages := self._stages(recipe, options):
+            return plan_stages(self, stages, resources)
         with prepared(self, request(self, recipe, **options), resources, keep=False) as ready:
-            return ready.plan
+            return [(None, ready.plan)]
+
+    def _stages(
+        self, recipe: str | Path | Mapping[str, Any] | None, options: Mapping[str, Any]
+    ) -> tuple[Stage, ...]:
+        """The stages of a recipe that has several; none where it is one merge."""
+        from zoo.multi_stage import read_stages
+
+        if recipe is None or isinstance(recipe, Mapping):
+            return ()
+        stages = read_stages(recipe, self.plugins.methods)
+        if len(stages) == 1:
+            return ()
+        if over := [k for k, v in options.items() if v is not None]:
+            raise InvalidRecipe(
+                f"`{recipe}` has {len(stages)} stages, and `{over[0]}` is for one merge.",
+                how="Write it into the stage that it is meant for.",
+            )
+        return stages
 
     def merge(
         self,
@@ -248,7 +304,8 @@ class Registry:
         """Merge models by a recipe, or by a method and a query.
 
         Args:
-            recipe: path of a YAML document, or its content as a mapping; see `zoo.recipe`.
+            recipe: path of a YAML document, or its content as a mapping; see `zoo.recipe`. A
+                file of several documents is a recipe of stages; see `zoo.multi_stage`.
             experts: references or paths, in order.
             where: a query in place of `experts`.
             base: reference or path; the experts' common base by default, where one is needed.
@@ -262,31 +319,31 @@ class Registry:
             InvalidRecipe, IncompatibleModels, GateFailed, NotFound, StoreError
         """
         from zoo.merging import merge, request
+        from zoo.multi_stage import merge_stages
 
-        asked = request(
-            self,
-            recipe,
-            method=method,
-            experts=experts,
-            where=where,
-            order_by=order_by,
-            limit=limit,
-            base=base,
-            parameters=parameters,
-            seed=seed,
-        )
-        return merge(
-            self,
-            asked,
-            name=name,
-            out=None if out is None else Path(out),
-            resources=_resources({"memory": memory, "threads": threads, "device": device}),
-            task=task,
-            phase=phase,
-            license=license,
-            tags=tags,
-            progress=progress,
-        )
+        options: dict[str, Any] = {
+            "method": method,
+            "experts": experts,
+            "where": where,
+            "order_by": order_by,
+            "limit": limit,
+            "base": base,
+            "parameters": parameters,
+            "seed": seed,
+        }
+        result: dict[str, Any] = {
+            "name": name,
+            "out": None if out is None else Path(out),
+            "resources": _resources({"memory": memory, "threads": threads, "device": device}),
+            "task": task,
+            "phase": phase,
+            "license": license,
+            "tags": tags,
+            "progress": progress,
+        }
+        if stages := self._stages(recipe, options):
+            return merge_stages(self, stages, **result)
+        return merge(self, request(self, recipe, **options), **result)
 
     # Audit
 

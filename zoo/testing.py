@@ -86,6 +86,7 @@ class Subject:
             self.method,
             experts=experts,
             base=base,
+            artifacts={role: [_beside(e) for e in experts] for role in self.method.artifacts},
             parameters=self.all_parameters() if parameters is None else parameters,
             seed=0,
             threads=threads,
@@ -170,6 +171,11 @@ def models(
     if subject.method.base == "refused" or not subject.with_base:
         return experts, None
     return experts, {name: t.to(kept) for name, t in base.items()}
+
+
+def _beside(expert: State) -> State:
+    """An artifact of an expert, a function of it alone: non-negative, as curvatures are."""
+    return {name: tensor.float().square() for name, tensor in expert.items()}
 
 
 def check_declaration(subject: Subject) -> None:

@@ -195,9 +195,12 @@ def _reopened(registry: Registry, run: RunDraft, resources: Resources) -> Iterat
         experts = tuple(opener.version(by_digest[d]) for d in lock["experts"])
         for role, digests in lock.get("artifacts", {}).items():
             found = [opener.artifact(by_digest[d]) for d in digests]
-            experts = tuple(e.with_artifacts({role: a}) for e, a in zip(experts, found, strict=True))
+            experts = tuple(
+                e.with_artifacts({role: a}) for e, a in zip(experts, found, strict=True)
+            )
         base = opener.version(by_digest[lock["base"]]) if lock["base"] else None
-        inputs, joint = shown(Inputs(experts, base, None), lock)
+        giver = opener.version(by_digest[lock["donor"]]) if lock["donor"] else None
+        inputs, joint = shown(Inputs(experts, base, None, giver), lock)
         models = presented(inputs, lock)
         work = plan(
             method,

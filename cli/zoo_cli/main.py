@@ -13,7 +13,7 @@ from zoo_cli.errors import reported
 from zoo_cli.session import Session
 
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "Register": ("init", "register", "annotate", "alias", "rm"),
+    "Register": ("init", "register", "attach", "annotate", "alias", "rm"),
     "Look": ("ls", "show", "query", "path", "export"),
     "Merge": ("methods", "merge", "diff"),
     "Audit": ("lineage", "verify", "fsck", "gc"),

@@ -89,6 +89,7 @@ def _merge(method: Method, deltas: torch.Tensor, base: torch.Tensor, **more: Any
         method,
         [state(origin + delta) for delta in deltas],
         base=state(origin) if method.base == "required" else None,
+        artifacts={role: [state(delta.square()) for delta in deltas] for role in method.artifacts},
         parameters=_parameters(method) | more,
     )
     return torch.stack([made[NAME.format(i)] for i in range(len(base))]) - origin

@@ -153,3 +153,51 @@ def _pcb_paper(f, density):
         shares[i] = np.where(score >= least, score, 0)
     total = shares.sum(0)
     return (shares * f).sum(0) / np.where(total > 0, total, 1)
+
+
+def rank_one(v):
+    """The rank-1 matrix with the row and column sums of `v`; other shapes as they are."""
+    if np.ndim(v) != 2 or v.sum() == 0:
+        return v
+    return np.outer(v.sum(1), v.sum(0)) / v.sum()
+
+
+def ota(experts, base, moments, *, power=0.5, epsilon=1e-26, density=1.0, saliency_threshold=0.0,
+        weight=1.0, normalize="none", compress="none", fallback="base"):  # fmt: skip
+    """`moments`: one state per expert; tensors that one of them lacks are averaged."""
+    e = len(experts)
+    weights = np.broadcast_to(weight, e)
+    least = list(np.broadcast_to(saliency_threshold, e))
+    here = [k for k in sorted(experts[0]) if all(k in m for m in moments)]
+    if compress == "rank1":
+        moments = [{k: rank_one(m[k]) for k in m} for m in moments]
+
+    def saliency(i, k):
+        return moments[i][k] * ((experts[i][k] - base[k]) ** 2 if base is not None else 1)
+
+    masked = False
+    if np.min(density) < 1:
+        masked = True
+        for i, share in enumerate(np.broadcast_to(density, e)):
+            scores = np.sort(flat({k: saliency(i, k) for k in here}))[::-1]
+            keep = int(share * scores.size)
+            least[i] = np.inf if keep == 0 else scores[min(keep, scores.size) - 1]
+    out = {}
+    for k in sorted(experts[0]):
+        thetas = np.stack([np.asarray(m[k], float) for m in experts])
+        if k not in here:
+            out[k] = thetas.mean(0)
+            continue
+        share = np.zeros_like(thetas)
+        for i in range(e):
+            powers = moments[i][k] ** power
+            if normalize == "mean" and powers.size and powers.mean() > 0:
+                powers = powers / powers.mean()
+            keep = saliency(i, k) >= least[i] if masked or least[i] else 1
+            share[i] = (powers * weights[i] + epsilon) * keep
+        total = share.sum(0)
+        nobody = total == 0
+        mean = (share * thetas).sum(0) / np.where(nobody, 1, total)
+        rest = base[k] if base is not None and fallback == "base" else thetas.mean(0)
+        out[k] = np.where(nobody, rest, mean)
+    return out

@@ -38,7 +38,7 @@ _FLUSH = 1 << 18
 class Ranked(Statistic):
     """The values at some ranks, for each expert: `stats[name][expert]` is a tuple of floats.
 
-    Zeros where nothing was counted.
+    Zeros where nothing was counted; a rank beyond the last is infinity.
 
     Args:
         values: what is ranked, shape (e, n), made of one chunk's models, base, place and the
@@ -118,7 +118,7 @@ class Ranked(Statistic):
         for i, searches in enumerate(self._searches):
             for search, rank in zip(searches, self._ranks, strict=True):
                 if not search.done and self._count:
-                    search.locate(rank(i, self._count))
+                    search.locate(rank(i, self._count), self._count)
         if self._count and not all(s.done for searches in self._searches for s in searches):
             self._count = 0
             return AGAIN
@@ -134,10 +134,7 @@ class Ranked(Statistic):
         self._samples = []
         if self._rate() == 1:  # the sample is all there is
             return [
-                tuple(
-                    _value(int(keys[rank(i, len(keys))]), keys.dtype) if len(keys) else 0.0
-                    for rank in self._ranks
-                )
+                tuple(_at(keys, rank(i, len(keys))) for rank in self._ranks)
                 for i, keys in enumerate(samples)
             ]
         for i, keys in enumerate(samples):
@@ -160,6 +157,7 @@ class _Search:
         self._dtype = sample.dtype
         info = np.iinfo(sample.dtype)
         self._least, self._most = int(info.min), int(info.max)
+        self._beyond = _infinity(sample.dtype)
         self.done = False
         self._narrow(
             int(sample[left]) if 0 <= left < n else self._least,
@@ -203,10 +201,13 @@ class _Search:
         self._histogram += np.bincount(bins.astype(np.int64), minlength=len(self._histogram))
         self._pending, self._waiting = [], 0
 
-    def locate(self, rank: int) -> None:
+    def locate(self, rank: int, count: int) -> None:
         """Find the rank in what was taken, or choose where to look next."""
         import numpy as np
 
+        if rank >= count:
+            self.done, self._low = True, self._beyond
+            return
         if self._histogram is None:
             shift = 0
             taken = np.concatenate(self._pending) if self._pending else np.zeros(0, np.uint32)
@@ -242,6 +243,18 @@ def _keys(row: torch.Tensor) -> npt.NDArray[np.signedinteger[Any]]:
     bits: npt.NDArray[np.signedinteger[Any]] = row.contiguous().numpy().view(kind)
     top = np.iinfo(bits.dtype)
     return bits ^ ((bits >> (top.bits - 1)) & top.max)
+
+
+def _at(keys: np.ndarray, rank: int) -> float:
+    """The value at a rank of keys in order."""
+    if not len(keys):
+        return 0.0
+    return _value(int(keys[rank]) if rank < len(keys) else _infinity(keys.dtype), keys.dtype)
+
+
+def _infinity(dtype: np.dtype[Any]) -> int:
+    """The key of infinity: exponent all ones, nothing else."""
+    return 0x7F800000 if dtype.itemsize == 4 else 0x7FF << 52
 
 
 def _value(key: int, dtype: np.dtype[Any]) -> float:
