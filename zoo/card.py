@@ -53,8 +53,8 @@ def licence_of(inputs: Inputs) -> str | None:
 
 
 def parents(inputs: Inputs) -> list[Input]:
-    """The base, then the experts; each model once."""
-    every = [*([inputs.base] if inputs.base else []), *inputs.experts]
+    """The base, the experts, and who else gave files; each model once."""
+    every = [*([inputs.base] if inputs.base else []), *inputs.experts, inputs.donor]
     return list({i.model.digest: i for i in every}.values())
 
 

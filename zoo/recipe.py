@@ -2,6 +2,7 @@
 
 Our form (unknown keys are refused):
 
+    name: soup                   # for later documents of the file, see `zoo.multi_stage`
     method: ties
     base: qwen@2
     experts:                     # references, or paths
@@ -14,6 +15,7 @@ Our form (unknown keys are refused):
     exclude: ["lm_head.*"]       # these keep the base's values
     missing: base                # what an expert lacks is the base's; else it is an error
     mismatch: crop               # embeddings of different sizes: the block that all have
+    donor: chat                  # whose configuration and tokenizer the result has; else the base
     tokenizer: {source: union}   # for models of different vocabularies; see `zoo.tokenizer_block`
     chat_template: chatml        # or `auto`, or the template itself
     compat: mergekit             # defaults that mean what mergekit means by the method
@@ -124,6 +126,7 @@ class Recipe:
 
 
 _KEYS = (
+    "name",
     "method",
     "base",
     "experts",
@@ -133,6 +136,7 @@ _KEYS = (
     "exclude",
     "missing",
     "mismatch",
+    "donor",
     "tokenizer",
     "chat_template",
     "compat",
@@ -208,6 +212,7 @@ def read_recipe(source: str | Path | Mapping[str, Any], methods: Mapping[str, Me
         select=select,
         parameters=settings,
         exclude=tuple(_text(pattern, "exclude") or "" for pattern in excluded),
+        donor=_text(document.get("donor"), "donor"),
         tokenizer=_tokenizer(document.get("tokenizer")),
         chat_template=_text(document.get("chat_template"), "chat_template"),
         seed=_integer(document.get("seed", 0), "seed"),
@@ -295,6 +300,7 @@ def lock(
         "missing": recipe.missing,
         "mismatch": recipe.mismatch,
         "compat": recipe.compat,
+        "donor": None,
         "tokenizer": None,
         "chat_template": None,
         "seed": recipe.seed,
@@ -319,6 +325,7 @@ ABSENT: Mapping[str, Any] = {
     "missing": None,
     "mismatch": None,
     "compat": None,
+    "donor": None,
     "tokenizer": None,
     "chat_template": None,
 }
@@ -476,6 +483,22 @@ def sequence(value: Any, name: str) -> list[Any]:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    found = documents(path)
+    if len(found) > 1:
+        raise InvalidRecipe(
+            f"`{path}` holds {len(found)} documents, the stages of one merge.",
+            "Here one recipe is wanted.",
+            path=str(path),
+        )
+    return found[0]
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    """The documents of a YAML file, at least one.
+
+    Raises:
+        InvalidRecipe: no such file, or not YAML.
+    """
     import yaml
 
     try:
@@ -485,16 +508,16 @@ def _load(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRecipe(f"Cannot read the recipe `{path}`: {error}.", path=str(path)) from None
     try:
-        document = yaml.safe_load(text)
+        found = [d for d in yaml.safe_load_all(text) if d is not None]
     except (yaml.YAMLError, RecursionError) as error:
         raise InvalidRecipe(f"`{path}` is not YAML: {error}", path=str(path)) from None
-    if _values(document, {}) > MOST_VALUES:
+    if _values(found, {}) > MOST_VALUES:
         raise InvalidRecipe(
             f"`{path}` unfolds to more than {MOST_VALUES:,} values.",
             "Its aliases repeat each other.",
             path=str(path),
         )
-    return mapping(document, str(path))
+    return [mapping(document, str(path)) for document in found or [None]]
 
 
 def _values(document: Any, known: dict[int, int]) -> int:

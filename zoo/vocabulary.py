@@ -86,7 +86,7 @@ class Vocabulary:
 
 
 def settled(recipe: Recipe, method: Method, inputs: Inputs, registry: Registry) -> dict[str, Any]:
-    """What the lock says of the tokenizer: models by digest, and the digests of the files read.
+    """What the lock says of donor and tokenizer: models by digest, and the digests of the files.
 
     Raises:
         InvalidRecipe: the block names a model that is not merged, or a template that is none.
@@ -114,8 +114,9 @@ def settled(recipe: Recipe, method: Method, inputs: Inputs, registry: Registry) 
                 how="Put its tokenizer files beside the weights, or leave out `chat_template`.",
             )
         template = chosen_template(recipe.chat_template, files)
+    donor = inputs.giver.model.digest if inputs.giver else None
     if recipe.tokenizer is None:
-        return {"tokenizer": None, "chat_template": template}
+        return {"donor": donor, "tokenizer": None, "chat_template": template}
     if method.needs == "data":
         raise InvalidRecipe(
             f"Method `{method.name}` runs its models, each with its own tokens,",
@@ -123,7 +124,8 @@ def settled(recipe: Recipe, method: Method, inputs: Inputs, registry: Registry) 
             method=method.name,
         )
     block = recipe.tokenizer.as_dict(digest)
-    return {"tokenizer": {**block, "files": _keys(inputs)}, "chat_template": template}
+    files_read = {**block, "files": _keys(inputs)}
+    return {"donor": donor, "tokenizer": files_read, "chat_template": template}
 
 
 def _registered(registry: Registry, name: str) -> str | None:
@@ -173,7 +175,8 @@ class _Union:
 
     def __init__(self, inputs: Inputs, block: TokenizerBlock, dtype: str | None) -> None:
         self.block, self.dtype = block, dtype
-        self.base = inputs.base.model.digest if inputs.base else None
+        base = inputs.base or inputs.giver  # mergekit's base, where it is not the method's
+        self.base = base.model.digest if base else None
         self.donor = inputs.donor.model.digest
         self.models = {i.model.digest: i.model for i in _parents(inputs)}
         self.heights = {d: _height(m.label, m.checkpoint) for d, m in self.models.items()}
@@ -307,7 +310,7 @@ class _Union:
 
 def _parents(inputs: Inputs) -> list[Input]:
     """The models merged, each once, the donor first."""
-    every = [*([inputs.base] if inputs.base else []), *inputs.experts]
+    every = [inputs.donor, *([inputs.base] if inputs.base else []), *inputs.experts]
     return list({i.model.digest: i for i in every}.values())
 
 
