@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from safetensors import safe_open
     from torch import Tensor
 
+METHODS = ("linear", "slerp", "task_arithmetic", "ties")
+"""Those that are compared in bfloat16; `parity.py` compares all, on small models in float32."""
 ROUNDOFF = 2.0**-8  # bfloat16
 FLOAT32_STEPS = 2.0**-20  # headroom for float32 sums taken in another order, relative
 

@@ -8,7 +8,8 @@ with the torch that zoo runs on. Then, for every method, it runs whole commands 
     mergekit     mergekit-yaml CONFIG OUT, offline
     zoo-yaml     zoo merge CONFIG --out OUT: the same file, in a new registry, so that whatever
                  registering of the inputs zoo does is included
-    zoo-name     zoo merge --method … --where … --as NAME: inputs registered before
+    zoo-name     zoo merge CONFIG --as NAME: the same recipe over names of a registry, whose inputs
+                 were hashed when they were registered; the result is stored there, durably
     copy         cat INPUTS > /dev/null; dd of one model: reading and writing the same bytes
     copy-synced  the same and the output flushed to the disk, as zoo does and mergekit does not
 
@@ -38,7 +39,7 @@ from typing import Any
 import agreement
 from make_models import SHAPES, make_models, parameter_count
 from measure import Cost, commit, drop_caches, machine, run, zoo_command
-from recipes import MERGES, Merge, write_yaml, zoo_arguments
+from recipes import MERGES, Merge, write_yaml
 
 MERGEKIT = "0.1.5"
 TORCH = "2.13.0"
@@ -71,22 +72,25 @@ class Contest:
     def out(self, rival: str) -> str:
         return f"out/{self.shapes}/{self.merge.method}/{rival}"
 
-    def recipe(self) -> str:
-        path = f"recipes/{self.shapes}/{self.merge.method}.yml"
-        write_yaml(self.merge, self.models, self.work / path)
+    def recipe(self, models: str) -> str:
+        """The configuration over `models` + NAME."""
+        kind = "paths" if models else "names"
+        path = f"recipes/{self.shapes}/{kind}/{self.merge.method}.yml"
+        write_yaml(self.merge, models, self.work / path)
         return path
 
     def command(self, rival: str) -> list[str]:
         out = self.out(rival)
         if rival == "mergekit":
             program = str(mergekit_environment(self.work) / "bin" / "mergekit-yaml")
-            return [program, self.recipe(), out, *self.mergekit_flags]
+            return [program, self.recipe(self.models + "/"), out, *self.mergekit_flags]
         if rival == "zoo-yaml":
             registry = ["--registry", f"{out}.zoo/registry.db"]
-            return [*zoo_command(), *registry, "merge", self.recipe(), "--out", out]
+            recipe = self.recipe(self.models + "/")
+            return [*zoo_command(), *registry, "merge", recipe, "--out", out]
         if rival == "zoo-name":
             registry = ["--registry", f"registered/{self.shapes}/registry.db"]
-            merge = ["merge", *zoo_arguments(self.merge), "--as", f"merged-{self.merge.method}"]
+            merge = ["merge", self.recipe(""), "--as", f"merged-{self.merge.method}"]
             return [*zoo_command(), *registry, *merge]
         files = [f"{self.models}/{name}/model.safetensors" for name in self.merge.inputs]
         flush = " conv=fsync" if rival == "copy-synced" else ""
@@ -296,7 +300,8 @@ def main() -> None:
         )
         rows.append(summary(contest, costs))
         runs[method] = {rival: [asdict(c) for c in some] for rival, some in costs.items()}
-        if not options.no_agreement and {"mergekit", "zoo-yaml"} <= set(options.rivals):
+        compared = method in agreement.METHODS and not options.no_agreement
+        if compared and {"mergekit", "zoo-yaml"} <= set(options.rivals):
             # In a process of its own: a child's peak memory begins at what its parent holds.
             with ProcessPoolExecutor(1, get_context("spawn")) as apart:
                 found = apart.submit(

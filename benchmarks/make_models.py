@@ -98,6 +98,7 @@ class Shapes:
 SHAPES = {
     "qwen2.5-0.5b": Shapes(896, 24, 4864, 14, 2, 151936),
     "qwen2.5-1.5b": Shapes(1536, 28, 8960, 12, 2, 151936),
+    "qwen2.5-7b": Shapes(3584, 28, 18944, 28, 4, 152064),
     "tiny": Shapes(64, 2, 160, 4, 2, 1000),  # to try the scripts out
 }
 

@@ -1,6 +1,8 @@
 """How much memory does `zoo merge` need, and does it grow with the model?
 
     python benchmarks/memory.py
+    python benchmarks/memory.py --shapes qwen2.5-7b --experts 2 --forms zoo-yaml \
+        --methods linear ties --name memory-7b      # 65 GB of disk
 
 Merges three experts (two for SLERP) and a base of Qwen2.5-0.5B shapes and then of 1.5B shapes, in
 both of zoo's forms: a mergekit file over local directories, registration included, and experts
@@ -16,6 +18,7 @@ import datetime
 import json
 import re
 import shutil
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from typing import Any
 from compare_mergekit import HERE, OFFLINE, Contest, register_models
 from make_models import SHAPES, make_models, parameter_count
 from measure import commit, machine, run
-from recipes import MERGES
+from recipes import MERGES, Merge
 
 LIMIT = 1 << 30  # bytes: what the design promises for any size of model
 GNU_TIME = Path("/usr/bin/time")
@@ -44,10 +47,17 @@ def peak(contest: Contest, form: str) -> int:
     return int(found[1]) * 1024
 
 
+def fewer(merge: Merge, experts: int) -> Merge:
+    """The same merge of at most so many experts."""
+    kept = min(merge.experts, experts)
+    return replace(merge, experts=kept, weights=merge.weights[:kept])
+
+
 def table(results: dict[str, Any]) -> str:
     """The results as a markdown page."""
     shapes = list(results["parameters"])
-    columns = [f"{form}, {name}" for form in FORMS for name in shapes]
+    forms = [form for form in FORMS if form in next(iter(results["peak_bytes"].values()))]
+    columns = [f"{form}, {name}" for form in forms for name in shapes]
     lines = [
         "# Peak resident memory of `zoo merge`",
         "",
@@ -59,7 +69,7 @@ def table(results: dict[str, Any]) -> str:
         "|---|" + "---:|" * len(columns),
     ]
     for method, peaks in results["peak_bytes"].items():
-        cells = [f"{peaks[form][name] / 2**20:.0f}" for form in FORMS for name in shapes]
+        cells = [f"{peaks[form][name] / 2**20:.0f}" for form in forms for name in shapes]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -70,21 +80,26 @@ def main() -> None:
         "--shapes", nargs="+", choices=sorted(SHAPES), default=["qwen2.5-0.5b", "qwen2.5-1.5b"]
     )
     parser.add_argument("--methods", nargs="+", choices=sorted(MERGES), default=list(MERGES))
+    parser.add_argument("--experts", type=int, default=3, help="at most")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--name", default="memory", help="of the files with the results")
     parser.add_argument("--work", type=Path, default=HERE / "work")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     options = parser.parse_args()
 
     work = options.work.resolve()
-    experts = max(MERGES[m].experts for m in options.methods)
+    merges = {m: fewer(MERGES[m], options.experts) for m in options.methods}
+    experts = max(merge.experts for merge in merges.values())
     peaks: dict[str, dict[str, dict[str, int]]] = {
-        method: {form: {} for form in FORMS} for method in options.methods
+        method: {form: {} for form in options.forms} for method in options.methods
     }
     for shapes in options.shapes:
         make_models(shapes, experts, work / "models")
-        register_models(work, shapes, experts)
+        if "zoo-name" in options.forms:
+            register_models(work, shapes, experts)
         for method in options.methods:
-            contest = Contest(MERGES[method], shapes, work, ())
-            for form in FORMS:
+            contest = Contest(merges[method], shapes, work, ())
+            for form in options.forms:
                 peaks[method][form][shapes] = peak(contest, form)
                 print(f"{shapes} {method} {form}: {peaks[method][form][shapes] / 2**20:.0f} MiB")
             shutil.rmtree(work / "out" / shapes / method)
@@ -100,8 +115,10 @@ def main() -> None:
         "peak_bytes": peaks,
     }
     options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / f"memory-{today}.json").write_text(json.dumps(results, indent=1) + "\n")
-    (options.results / "memory.md").write_text(table(results))
+    (options.results / f"{options.name}-{today}.json").write_text(
+        json.dumps(results, indent=1) + "\n"
+    )
+    (options.results / f"{options.name}.md").write_text(table(results))
     print(table(results))
     largest = max(
         size for forms in peaks.values() for some in forms.values() for size in some.values()

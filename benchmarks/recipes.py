@@ -1,7 +1,7 @@
-"""The four merges that the benchmarks run, in mergekit's form and as zoo's command line.
+"""The merges that the benchmarks run, as mergekit configurations.
 
 Weights and densities are ordinary choices: a weighted mean, the midpoint of two experts, a sum of
-three task vectors, and TIES with the top fifth of each delta kept.
+three task vectors, TIES with the top fifth of each delta kept, DARE with half of it dropped.
 """
 
 from __future__ import annotations
@@ -38,20 +38,31 @@ MERGES = {
         Merge("slerp", 2, (), {"t": 0.5}, uses_base=False),
         Merge("task_arithmetic", 3, (0.4, 0.4, 0.4), {}, uses_base=True),
         Merge("ties", 3, (1.0, 1.0, 1.0), {"density": 0.2}, uses_base=True),
+        Merge("dare_ties", 3, (1.0, 1.0, 1.0), {"density": 0.5}, uses_base=True),
+        Merge("breadcrumbs", 3, (0.4, 0.4, 0.4), {"density": 0.3, "gamma": 0.01}, uses_base=True),
+        Merge("della", 3, (1.0, 1.0, 1.0), {"density": 0.5, "epsilon": 0.15}, uses_base=True),
+        Merge("sce", 3, (), {"select_topk": 0.1}, uses_base=True),
+        Merge("model_stock", 3, (), {}, uses_base=True),
+        Merge("karcher", 3, (), {}, uses_base=False),
+        Merge("nuslerp", 2, (0.6, 0.4), {}, uses_base=False),
+        Merge("multislerp", 3, (0.5, 0.3, 0.2), {}, uses_base=False),
     )
 }
 
 
 def mergekit_yaml(merge: Merge, models: str, dtype: str = "bfloat16") -> str:
-    """A mergekit configuration over the directories `models`/NAME, for both programs."""
+    """A mergekit configuration over what `models` + NAME names, for both programs.
+
+    `models` is a directory with its slash; or empty, for what a registry knows by these names.
+    """
     lines = [f"merge_method: {merge.method}"]
     if merge.uses_base:
-        lines.append(f"base_model: {models}/base")
+        lines.append(f"base_model: {models}base")
     elif merge.method == "slerp":
-        lines.append(f"base_model: {models}/expert-1")
+        lines.append(f"base_model: {models}expert-1")
     lines.append("models:")
     for number in range(1, merge.experts + 1):
-        lines.append(f"  - model: {models}/expert-{number}")
+        lines.append(f"  - model: {models}expert-{number}")
         if merge.weights:
             lines.append("    parameters:")
             lines.append(f"      weight: {merge.weights[number - 1]}")
@@ -66,20 +77,3 @@ def write_yaml(merge: Merge, models: str, path: Path, dtype: str = "bfloat16") -
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(mergekit_yaml(merge, models, dtype))
     return path
-
-
-def zoo_arguments(merge: Merge) -> list[str]:
-    """Arguments of `zoo merge` for experts registered as expert-1, … with base `base`.
-
-    The paper's semantics: TIES trims over the whole model.
-    """
-    last = f"expert-{merge.experts}"
-    arguments = ["--method", merge.method]
-    arguments += ["--where", f"kind = 'expert' and name <= '{last}'", "--order-by", "name"]
-    if merge.uses_base:
-        arguments += ["--base", "base"]
-    if merge.weights:
-        arguments += ["--set", f"weight=[{', '.join(map(str, merge.weights))}]"]
-    for name, value in merge.settings.items():
-        arguments += ["--set", f"{name}={value}"]
-    return arguments
