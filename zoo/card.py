@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from zoo.dtypes import DTYPES
+from zoo.inputs import RECIPE_FILE
 from zoo.mergekit_config import Unsayable, mergekit_config
+from zoo.parameters import per_expert
 from zoo.recipe import MAX_NORM_DRIFT
 
 if TYPE_CHECKING:
+    from zoo.contract import Method
     from zoo.inputs import Input, Inputs
     from zoo.merging import Prepared
 
@@ -25,8 +28,6 @@ _LIBRARIES = {
     "architectures": "transformers",
 }
 """A key that a library's configurations have, the surest first."""
-_DROPPED = ("format", "method_version", "chunk", "shard_bytes", "tasks")
-"""What a lock says beyond a recipe."""
 
 
 def cards(ready: Prepared, digest: str, licence: str | None) -> dict[str, bytes]:
@@ -37,12 +38,18 @@ def cards(ready: Prepared, digest: str, licence: str | None) -> dict[str, bytes]
     """
     found = {}
     try:
-        document = _header(ready.inputs) + _yaml(_mergekit(ready))
-        found[MERGEKIT] = document.encode()
-        mergekit = f"`{MERGEKIT}` says the recipe in mergekit's terms."
+        types = {t.info.dtype for t in ready.plan.merged}
+        dtype = types.pop() if len(types) == 1 else None
+        theirs = _yaml(mergekit_config(ready.plan.method, _named(ready), dtype))
+        found[MERGEKIT] = (_header(ready.inputs) + theirs).encode()
+        said = f"`{MERGEKIT}` says the recipe in mergekit's terms."
     except Unsayable as reason:
-        mergekit = f"mergekit cannot make this model: {reason}."
-    found[CARD] = _card(ready, digest, licence, mergekit).encode()
+        theirs, said = "", f"mergekit cannot make this model: {reason}."
+    try:
+        recipe = _yaml(recipe_of(ready))
+    except Unsayable:
+        recipe = theirs
+    found[CARD] = _card(ready, digest, licence, recipe, said).encode()
     return found
 
 
@@ -58,20 +65,69 @@ def parents(inputs: Inputs) -> list[Input]:
     return list({i.model.digest: i for i in every}.values())
 
 
-def recipe_of(lock: Mapping[str, Any], inputs: Inputs) -> dict[str, Any]:
-    """The recipe that resolves to a lock, with models by name; see `zoo.recipe`."""
+def recipe_of(ready: Prepared) -> dict[str, Any]:
+    """The recipe that resolves to a merge's lock, with models by name; see `zoo.recipe`.
+
+    Raises:
+        Unsayable: it has modules, which only mergekit's form has.
+    """
+    lock = _named(ready)
+    found: dict[str, Any] = {"method": lock["method"]}
+    if lock["slices"]:
+        found |= _given(lock, "base")
+        found["slices"] = [_slice(ready.plan.method, one) for one in lock["slices"]]
+    else:
+        found["experts"] = [
+            {"model": model, **{role: own[i] for role, own in lock["artifacts"].items()}}
+            if lock["artifacts"]
+            else model
+            for i, model in enumerate(lock["experts"])
+        ]
+        found |= _given(lock, "base") | _parameters(ready.plan.method, lock["parameters"])
+    found |= _given(lock, "exclude", "missing", "mismatch", "donor")
+    if lock["tokenizer"]:
+        block = {k: v for k, v in lock["tokenizer"].items() if k != "files"}
+        found["tokenizer"] = {k: v for k, v in block.items() if v not in (None, {})}
+    found |= _given(lock, "chat_template", "compat", "seed", "data")
+    if lock["dtype"]:
+        found["dtype"] = DTYPES[lock["dtype"]].torch_name
+    if lock["max_norm_drift"] != MAX_NORM_DRIFT:
+        found |= _given(lock, "max_norm_drift")
+    return found
+
+
+def _parameters(method: Method, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as a recipe has them: one value where all experts have the same."""
+    each = per_expert(method)
+    found = {
+        name: value[0] if name in each and value and all(v == value[0] for v in value) else value
+        for name, value in parameters.items()
+    }
+    return {"parameters": found} if found else {}
+
+
+def _slice(method: Method, one: Mapping[str, Any]) -> dict[str, Any]:
+    if one["module"] is not None:
+        raise Unsayable("only mergekit's form has `modules`")
+    base = one["base"]
+    found: dict[str, Any] = {"sources": [*one["sources"], *([base] if base else [])]}
+    if base:
+        found["base"] = base["model"]
+    return found | _parameters(method, one["parameters"])
+
+
+def _given(lock: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """What a lock says that a recipe need not: nothing, an empty list, the seed 0."""
+    return {k: lock[k] for k in keys if lock[k]}
+
+
+def _named(ready: Prepared) -> dict[str, Any]:
+    """The lock, with what models are called in place of their digests."""
+    inputs = ready.inputs
     names = {i.model.digest: i.model.label for i in parents(inputs)}
-    named = {k: v for k, v in lock.items() if k not in _DROPPED and v not in (None, [], {})}
-    if "tokenizer" in named:
-        block = {k: v for k, v in named["tokenizer"].items() if k != "files"}
-        named["tokenizer"] = {k: v for k, v in block.items() if v not in (None, {})}
-    if "dtype" in named:
-        named["dtype"] = DTYPES[named["dtype"]].torch_name
-    if named["max_norm_drift"] == MAX_NORM_DRIFT:
-        del named["max_norm_drift"]
-    if named["seed"] == 0:
-        del named["seed"]
-    found: dict[str, Any] = _renamed(named, names)
+    for expert in inputs.experts:
+        names |= {a.model.digest: a.model.label for a in expert.artifacts.values()}
+    found: dict[str, Any] = _renamed({"artifacts": {}, **ready.lock}, names)
     return found
 
 
@@ -84,29 +140,13 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
     return names.get(value, value) if isinstance(value, str) else value
 
 
-def _mergekit(ready: Prepared) -> dict[str, Any]:
-    from zoo.tokenizer_block import read_tokenizer_block
-
-    lock, inputs = ready.lock, ready.inputs
-    types = {t.info.dtype for t in ready.plan.merged}
-    block = recipe_of(lock, inputs).get("tokenizer")
-    return mergekit_config(
-        ready.plan.method,
-        lock,
-        [e.model.label for e in inputs.experts],
-        inputs.base.model.label if inputs.base else None,
-        None if block is None else read_tokenizer_block(block, str),
-        types.pop() if len(types) == 1 else None,
-    )
-
-
 def _header(inputs: Inputs) -> str:
     if all(i.version is None for i in parents(inputs)):
         return ""
     return "# Models are named as in the zoo; `zoo path NAME` prints the directory of each.\n"
 
 
-def _card(ready: Prepared, digest: str, licence: str | None, mergekit: str) -> str:
+def _card(ready: Prepared, digest: str, licence: str | None, recipe: str, mergekit: str) -> str:
     lock, inputs, method = ready.lock, ready.inputs, ready.plan.method
     labels = [i.model.label for i in parents(inputs)]
     front = {
@@ -135,13 +175,11 @@ def _card(ready: Prepared, digest: str, licence: str | None, mergekit: str) -> s
             "## Method",
             "",
             f"{_code(method.name)}, version {method.version}: {method.summary}",
-            *_parameters(lock["parameters"]),
+            *_table(_parameters(method, lock["parameters"])),
             "",
             "## Recipe",
             "",
-            _fenced(_yaml(recipe_of(lock, inputs)), "yaml"),
-            "",
-            f"Saved as `recipe.yaml`, `zoo merge recipe.yaml --out DIRECTORY` makes {replayed}.",
+            *_recipe(recipe, replayed),
             mergekit,
             "",
             "## Lineage",
@@ -164,21 +202,35 @@ def _card(ready: Prepared, digest: str, licence: str | None, mergekit: str) -> s
     )
 
 
+def _recipe(recipe: str, replayed: str) -> list[str]:
+    if not recipe:
+        return [f"In `{RECIPE_FILE}`: it has no shorter form."]
+    return [
+        _fenced(recipe, "yaml"),
+        "",
+        f"Saved as `recipe.yaml`, `zoo merge recipe.yaml --out DIRECTORY` makes {replayed}.",
+    ]
+
+
 def _library(config: Mapping[str, Any] | None) -> str | None:
     return next((name for key, name in _LIBRARIES.items() if key in (config or {})), None)
 
 
-def _parameters(parameters: Mapping[str, Any]) -> list[str]:
-    if not parameters:
+def _table(found: Mapping[str, Any]) -> list[str]:
+    if not found:
         return []
-    rows = [f"| {_code(name)} | {_code(_inline(value))} |" for name, value in parameters.items()]
+    values = found["parameters"].items()
+    rows = [f"| {_code(name)} | {_code(_inline(value))} |" for name, value in values]
     return ["", "| parameter | value |", "|---|---|", *rows]
 
 
 def _lineage(inputs: Inputs) -> list[str]:
-    rows = []
-    base = [("base", inputs.base)] if inputs.base else []
-    for role, one in (*base, *(("expert", e) for e in inputs.experts)):
+    rows, roles = [], [("base", inputs.base)] if inputs.base else []
+    for expert in inputs.experts:
+        roles += [("expert", expert), *expert.artifacts.items()]
+    if inputs.donor.model.digest not in [one.model.digest for _, one in roles]:
+        roles.append(("donor", inputs.donor))
+    for role, one in roles:
         licence = (one.version.license if one.version else None) or "not known"
         rows.append(
             f"| {role} | {_code(one.model.label)} | {_plain(licence)} | `{one.model.digest}` |"
@@ -225,4 +277,11 @@ def _inline(value: Any) -> str:
 def _yaml(content: Any) -> str:
     import yaml
 
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True  # a value that occurs twice is written twice
+
+    text: str = yaml.dump(
+        content, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None
+    )
+    return text
