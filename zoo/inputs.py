@@ -60,6 +60,10 @@ class Input:
         return replace(self, model=replace(self.model, artifacts=models), artifacts=kept)
 
 
+Made = str | Path | Input
+"""What an earlier stage made: a version's reference, a directory, or what it will be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """All parents of a merge, opened."""
@@ -123,22 +127,23 @@ def gather(
     stack: ExitStack,
     *,
     threads: int,
+    stages: Mapping[str, Made] | None = None,
 ) -> Inputs:
     """Open everything a recipe names; the checkpoints close with `stack`.
 
+    Args:
+        stages: what the stages before this one made, by name; these go before other names.
     Raises:
         NotFound: a name or path leads nowhere, or a query finds nothing.
     """
-    opener = Opener(registry, stack, threads)
+    opener = Opener(registry, stack, threads, stages)
     base = opener.open(recipe.base) if recipe.base is not None else None
     selection = None
     if recipe.select is not None:
         chosen = registry.catalog.select(
             recipe.select.where, recipe.select.order_by, recipe.select.limit
         )
-        versions = [
-            v for v in chosen if v.kind != ARTIFACT and (base is None or v != base.version)
-        ]
+        versions = [v for v in chosen if v.kind != ARTIFACT and (base is None or v != base.version)]
         if not versions:
             raise NotFound(
                 f"No version fits `{recipe.select.where or 'everything'}`.",
@@ -203,13 +208,27 @@ def _is_carried(path: str) -> bool:
 
 
 class Opener:
-    def __init__(self, registry: Registry, stack: ExitStack, threads: int) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        stack: ExitStack,
+        threads: int,
+        stages: Mapping[str, Made] | None = None,
+    ) -> None:
         self._registry = registry
         self._stack = stack
         self._threads = threads
+        self._stages = stages or {}
 
     def open(self, named: str) -> Input:
-        """A reference, or a path: what the registry knows goes first."""
+        """A stage, a reference, or a path: what the registry knows goes before files."""
+        made = self._stages.get(named, named)
+        if isinstance(made, Input):
+            return made
+        if isinstance(made, Path):
+            found = self._loose(str(made))
+            return replace(found, model=replace(found.model, label=named))
+        named = made
         if self._registry.is_absent and Path(named).exists():
             return self._loose(named)
         try:

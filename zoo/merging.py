@@ -20,7 +20,7 @@ from zoo.digest import flat_key, json_digest, weights_digest
 from zoo.environment import check_device, environment
 from zoo.errors import InvalidRecipe, did_you_mean
 from zoo.execute import execute
-from zoo.inputs import Inputs, gather, registered
+from zoo.inputs import Inputs, Made, gather, registered
 from zoo.names import check_entry_name
 from zoo.overlays import overlay_layouts
 from zoo.plan import Plan, artifact_digests, plan
@@ -141,18 +141,25 @@ class Prepared:
 
 @contextmanager
 def prepared(
-    registry: Registry, asked: Recipe, resources: Resources, *, keep: bool
+    registry: Registry,
+    asked: Recipe,
+    resources: Resources,
+    *,
+    keep: bool,
+    stages: Mapping[str, Made] | None = None,
 ) -> Iterator[Prepared]:
     """Open the inputs and check everything. Nothing is written, but for registrations.
 
     Args:
+        stages: what the stages before this one made, by name.
         keep: register models given by path once all checks have passed, so that lineage has
             something to point at.
     """
     check_device(resources.device)
     method = registry.plugins.method(asked.method)
     with ExitStack() as stack:
-        inputs = gather(registry, asked, method, stack, threads=resources.threads)
+        threads = resources.threads
+        inputs = gather(registry, asked, method, stack, threads=threads, stages=stages)
         digests = [e.model.digest for e in inputs.experts]
         base = inputs.base.model.digest if inputs.base else None
         beside = artifact_digests(method, [e.model for e in inputs.experts])
@@ -207,6 +214,7 @@ def merge(
     license: str | None = None,
     tags: Mapping[str, str] | None = None,
     progress: Progress | None = None,
+    stages: Mapping[str, Made] | None = None,
 ) -> Version | None:
     """Merge, and publish the result as the next version of `name`, or write it to `out`, or both.
 
@@ -223,7 +231,7 @@ def merge(
         out = check_target(out)
     listening = progress or NoProgress()
     started, clock = datetime.now(UTC), time.monotonic()
-    with prepared(registry, asked, resources, keep=name is not None) as ready:
+    with prepared(registry, asked, resources, keep=name is not None, stages=stages) as ready:
         planned = time.monotonic()
         license = license or licence_of(ready.inputs)
         registry.plugins.ask("zoo_before_merge", recipe=ready.lock)

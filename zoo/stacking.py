@@ -92,7 +92,8 @@ class _Opened:
 def stack(lock: Mapping[str, Any], models: Iterable[Model], donor: Model) -> Stack:
     """Views of the models as the lock's slices cut and stack them.
 
-    The configuration is the donor's, for as many layers as there are now. What is wrong is listed in `problems`; no tensor is read.
+    The configuration is the donor's, for as many layers as there are now. What is wrong is listed
+    in `problems`; no tensor is read.
     """
     by_digest = {m.digest: m for m in models}
     found = Stack()

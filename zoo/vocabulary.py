@@ -166,7 +166,8 @@ def remedy(tensor: str, a: Sequence[int], b: Sequence[int]) -> str:
         return ""
     return (
         ": their vocabularies differ, and `tokenizer: {source: union}` in the recipe "
-        "(or `base`, or one of the models) says whose the result has"
+        "(or `base`, or one of the models) says whose the result has; `mismatch: crop` keeps the "
+        "rows that all have"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -107,11 +108,13 @@ def command(
         asked["seed"] = seed
     with session.open(create=bool(choices["name"]), lazy=not choices["name"]) as registry:
         if dry_run:
-            plan = registry.plan(recipe, **asked).as_dict()
+            plans = [(name, plan.as_dict()) for name, plan in registry.plans(recipe, **asked)]
             if as_json:
-                show_json(plan)
+                stages = [{"name": name, **plan} for name, plan in plans]
+                show_json({"stages": stages} if len(plans) > 1 else plans[0][1])
             else:
-                _show_plan(plan, registry)
+                for name, plan in plans:
+                    _show_plan(plan, registry, name)
             return
         version = registry.merge(recipe, progress=session.progress, **asked)
     if version is not None:
@@ -122,7 +125,7 @@ def command(
         click.echo(choices["out"])
 
 
-def _show_plan(plan: dict[str, Any], registry: Registry) -> None:
+def _show_plan(plan: dict[str, Any], registry: Registry, stage: str | None) -> None:
     """What would be merged, and at what cost."""
     recipe = plan["recipe"]
 
@@ -133,11 +136,12 @@ def _show_plan(plan: dict[str, Any], registry: Registry) -> None:
             version = None
         return version.ref if version else short_digest(digest)
 
-    title("would merge", "nothing was written")
+    title(f"would merge {stage}" if stage else "would merge", "nothing was written")
     show_fields(
         [
             ("method", f"{recipe['method']} {recipe['method_version']}"),
             ("experts", "\n".join(named(d) for d in recipe["experts"])),
+            ("slices", "\n".join(_slices(recipe["slices"] or [], named)) or None),
             ("base", named(recipe["base"]) if recipe["base"] else None),
             ("parameters", "\n".join(f"{k}={v}" for k, v in recipe["parameters"].items())),
             ("seed", str(recipe["seed"])),
@@ -149,3 +153,22 @@ def _show_plan(plan: dict[str, Any], registry: Registry) -> None:
             ("notes", "\n".join(plan["notes"])),
         ]
     )
+
+
+def _slices(slices: list[dict[str, Any]], named: Callable[[str], str]) -> Iterator[str]:
+    """A line for each slice: the layers it becomes, what they are made of, and how."""
+    at: dict[str | None, int] = {}
+
+    def layers(found: list[int] | None) -> str:
+        return f"[{found[0]}-{found[1] - 1}]" if found else ""
+
+    for one in slices:
+        module, base = one["module"], one["base"]
+        first, stop = [*one["sources"], base][0]["layers"] or (0, 0)
+        start = at.get(module, 0)
+        at[module] = end = start + stop - first
+        made = f"{start}-{end - 1}" if end > start else "all"
+        models = " + ".join(named(s["model"]) + layers(s["layers"]) for s in one["sources"])
+        origin = f" on {named(base['model'])}{layers(base['layers'])}" if base else ""
+        values = ", ".join(f"{k}={v}" for k, v in one["parameters"].items())
+        yield f"{module or 'layers'} {made:>5} = {models}{origin}  {values}".rstrip()

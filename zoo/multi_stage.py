@@ -1,0 +1,238 @@
+"""Recipes of several stages: documents in one file, later ones merging what earlier ones made.
+
+    name: soup
+    method: linear
+    experts: [math, code]
+    ---
+    method: slerp
+    experts: [soup, chat]
+    parameters: {t: 0.3}
+
+A stage is referred to by its `name`, which goes before anything else of that name. The document
+without a name is the result; where all have one it is the last. Stages run when what they need is
+made, in the order of the file otherwise.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from zoo.becoming import check_target
+from zoo.checkpoint import Checkpoint, Opened
+from zoo.errors import InvalidRecipe, NotFound
+from zoo.inputs import Input, Made
+from zoo.merging import Prepared, Resources, merge, prepared
+from zoo.names import check_entry_name
+from zoo.plan import Model, Plan
+from zoo.progress import Progress
+from zoo.recipe import Recipe, documents, read_recipe
+from zoo.records import Version
+from zoo.store import friendly
+
+if TYPE_CHECKING:
+    from zoo.contract import Method
+    from zoo.registry import Registry
+
+_log = logging.getLogger("zoo")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One document of a file."""
+
+    name: str | None
+    recipe: Recipe
+    needs: frozenset[str]
+    """Stages that it merges."""
+
+
+def read_stages(
+    source: str | Path | Mapping[str, Any], methods: Mapping[str, Method]
+) -> tuple[Stage, ...]:
+    """The stages of a file in an order they can run in, the result last.
+
+    Raises:
+        InvalidRecipe: a document that is no recipe, two of one name, or a circle.
+    """
+    found = [source] if isinstance(source, Mapping) else documents(Path(source))
+    names = [d.get("name") for d in found]
+    for name in names if len(found) > 1 else ():
+        if name is not None and not isinstance(name, str):
+            raise InvalidRecipe(f"`name` must be text, not {name!r}.", key="name")
+        if names.count(name) > 1:
+            raise InvalidRecipe(
+                f"Two stages are called `{name}`." if name else "Two documents have no `name`.",
+                "Later stages refer to a stage by its name; only the last needs none.",
+                key="name",
+            )
+        if name is not None:
+            check_entry_name(name)
+    known = {n for n in names if n is not None} if len(found) > 1 else set()
+    stages = []
+    for document, name in zip(found, names, strict=True):
+        recipe = read_recipe(document, methods)
+        stages.append(Stage(name, recipe, frozenset(known & _models(recipe))))
+    result = next((s for s in stages if s.name is None), stages[-1])
+    return tuple(_ordered([s for s in stages if s is not result] + [result]))
+
+
+def _models(recipe: Recipe) -> set[str]:
+    """What a recipe calls the models it merges."""
+    own = {e.model for e in recipe.experts} | {recipe.base, recipe.donor}
+    return {name for name in own if name is not None}
+
+
+def _ordered(stages: Sequence[Stage]) -> list[Stage]:
+    """Every stage after those it needs, the last given last."""
+    found: list[Stage] = []
+    left = list(stages)
+    while left:
+        made = {s.name for s in found}
+        ready = next((s for s in left if s.needs <= made), None)
+        if ready is None:
+            circle = ", ".join(f"`{s.name}`" for s in left if s.name)
+            raise InvalidRecipe(f"The stages {circle} wait for each other.", key="name")
+        left.remove(ready)
+        found.append(ready)
+    if found[-1] is not stages[-1]:
+        raise InvalidRecipe(
+            f"The stage `{found[-1].name}` merges the result.",
+            "The document without a name, or the last, is the result.",
+            "Give the result a name, and leave out that of the last stage.",
+        )
+    return found
+
+
+def merge_stages(
+    registry: Registry,
+    stages: Sequence[Stage],
+    *,
+    name: str | None,
+    out: Path | None,
+    resources: Resources,
+    progress: Progress | None = None,
+    **about: Any,
+) -> Version | None:
+    """Make the stages in order, and then the result.
+
+    With a name each stage is a version of its own, of the entry `NAME-STAGE`, and one that is
+    already what the recipe makes is not made again. Without, they lie beside `out` meanwhile.
+
+    Args:
+        about: what is said of the result's version: task, phase, licence, tags.
+    """
+    if name is None and out is None:
+        raise InvalidRecipe("Name the result, or say where to write it.")
+    last = stages[-1]
+    made: dict[str, Made] = {}
+    if name is not None:
+        for stage in stages[:-1]:
+            assert stage.name is not None
+            entry = f"{name}-{stage.name}"
+            version = _made_before(registry, entry, stage, resources, made) or merge(
+                registry,
+                stage.recipe,
+                name=entry,
+                out=None,
+                resources=resources,
+                progress=progress,
+                stages=made,
+            )
+            assert version is not None
+            made[stage.name] = version.ref
+        options = {"resources": resources, "progress": progress, "stages": made, **about}
+        return merge(registry, last.recipe, name=name, out=out, **options)
+    assert out is not None
+    out = check_target(out)
+    with _passing(out) as directory:
+        for stage in _needed(stages):
+            target = out if stage is last else directory / str(stage.name).replace("/", "-")
+            merge(
+                registry,
+                stage.recipe,
+                name=None,
+                out=target,
+                resources=resources,
+                progress=progress,
+                stages=made,
+                **about,
+            )
+            if stage.name is not None:
+                made[stage.name] = target
+    return None
+
+
+def plan_stages(
+    registry: Registry, stages: Sequence[Stage], resources: Resources
+) -> list[tuple[str | None, Plan]]:
+    """The plan of every stage, made of what those before it will be."""
+    made: dict[str, Made] = {}
+    plans: list[tuple[str | None, Plan]] = []
+    for stage in stages:
+        with prepared(registry, stage.recipe, resources, keep=False, stages=made) as ready:
+            plans.append((stage.name, ready.plan))
+            if stage.name is not None:
+                made[stage.name] = _promised(ready, stage.name)
+    return plans
+
+
+def _needed(stages: Sequence[Stage]) -> list[Stage]:
+    """The stages that lead to the result; told of the others."""
+    wanted = set(stages[-1].needs)
+    for stage in reversed(stages[:-1]):
+        if stage.name in wanted:
+            wanted |= stage.needs
+    for stage in stages[:-1]:
+        if stage.name not in wanted:
+            _log.warning("nothing merges `%s`, so it was not made; --as keeps it", stage.name)
+    return [s for s in stages[:-1] if s.name in wanted] + [stages[-1]]
+
+
+def _made_before(
+    registry: Registry,
+    entry: str,
+    stage: Stage,
+    resources: Resources,
+    made: Mapping[str, Made],
+) -> Version | None:
+    """The entry's latest version, if the stage would make it again: an earlier call was ended."""
+    try:
+        version = registry.get(entry)
+    except NotFound:
+        return None
+    run = registry.catalog.run_of(version.id)
+    with prepared(registry, stage.recipe, resources, keep=False, stages=made) as ready:
+        method = ready.plan.method
+        same = run and (run.recipe_digest, run.code_hash) == (ready.digest, method.code_hash)
+    return version if same else None
+
+
+@contextmanager
+def _passing(out: Path) -> Iterator[Path]:
+    """A directory for what stages make, on the disk of the result, that vanishes."""
+    with friendly(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{out.name}.stages-", dir=out.parent) as directory:
+            yield Path(directory)
+
+
+class _Promise(Checkpoint):
+    """A checkpoint that is not made yet: names, types and shapes, and no bytes."""
+
+    def __init__(self, ready: Prepared, label: str) -> None:
+        self.tensors = {t.info.name: t.info for t in ready.plan.tasks}
+        self.opened = Opened(label, config=ready.models.config)
+
+    def read_into(self, name: str, start: int, buffer: memoryview) -> None:
+        raise AssertionError(f"{self.opened.origin} is only planned")
+
+
+def _promised(ready: Prepared, name: str) -> Input:
+    """What a planned stage will be to those that merge it."""
+    return Input(Model(name, ready.digest, _Promise(ready, name)), None, ready.inputs.donor.beside)
