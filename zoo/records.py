@@ -63,7 +63,7 @@ class VersionDraft:
 
     name: str
     kind: str
-    """`base`, `expert`, `merge`, `adapter`."""
+    """`base`, `expert`, `merge`, `adapter`, `artifact`."""
     digest: str
     """Weights digest: over the sorted (tensor name, tensor digest) pairs."""
     tensors: tuple[TensorRecord, ...]
@@ -89,7 +89,7 @@ class RunInput:
     """Row id."""
     digest: str
     role: str
-    """`base` or `expert`."""
+    """`base`, `expert`, or what an artifact is, such as `exp_avg_sq`."""
     position: int
     weight: float | None = None
     """The scalar weight this parent had, where the recipe gave it one."""

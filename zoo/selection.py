@@ -63,7 +63,7 @@ MOST_TERMS = 400
 COLUMNS = {
     "name": "name of the entry",
     "version": "number of the version",
-    "kind": "base, expert, merge or adapter",
+    "kind": "base, expert, merge, adapter or artifact",
     "base": "name of the entry it was fine-tuned from or merged onto",
     "task": "what it was trained for",
     "phase": "phase label",
