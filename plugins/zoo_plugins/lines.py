@@ -53,19 +53,27 @@ class _Alpha(Statistic):
     ) -> None:
         p = state[0]
         state[1] += float(add_up(models).abs_().double().sum())
-        state[2] += float(_merged(models, p, stats, chunk).abs_().double().sum())
+        merged = _merged(models, p.merge, p.weight, p.density, stats, chunk)
+        state[2] += float(merged.abs_().double().sum())
 
     def finish(self, states: Mapping[str, list[Any]]) -> float:
         summed, merged = (sum(state[i] for state in states.values()) for i in (1, 2))
         return automatic_alpha(summed, merged, self._experts)
 
 
-def _merged(deltas: torch.Tensor, p: Any, stats: Mapping[str, Any], chunk: Chunk) -> torch.Tensor:
+def _merged(
+    deltas: torch.Tensor,
+    merge: str,
+    weight: Any,
+    density: Any,
+    stats: Mapping[str, Any],
+    chunk: Chunk,
+) -> torch.Tensor:
     """The delta of the method that is improved; `deltas` is overwritten."""
-    if p.merge == "ties":
-        merged = ties.function(deltas, density=p.density, weight=p.weight, stats=stats, chunk=chunk)
+    if merge == "ties":
+        merged = ties.function(deltas, density=density, weight=weight, stats=stats, chunk=chunk)
     else:
-        merged = task_arithmetic.function(deltas, weight=p.weight)
+        merged = task_arithmetic.function(deltas, weight=weight)
     return merged  # type: ignore[no-any-return]
 
 
@@ -139,10 +147,7 @@ def lines(
         stack (encoder, decoder, tower) has its own ramp; the authors take the first number that
         fits anywhere in the name.
     """
-    import types
-
-    p = types.SimpleNamespace(merge=merge, weight=weight, density=density)
-    merged = _merged(deltas, p, stats, chunk)
+    merged = _merged(deltas, merge, weight, density, stats, chunk)
     first = stats.get("alpha", 1 / len(deltas)) if alpha == "auto" else alpha
     return merged.mul_(scale(first, beta, chunk))
 
