@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo.digest import json_digest
 from zoo.errors import NotFound
 from zoo_cli.arguments import (
     about_options,
@@ -110,11 +111,12 @@ def command(
         if dry_run:
             plans = [(name, plan.as_dict()) for name, plan in registry.plans(recipe, **asked)]
             if as_json:
-                stages = [{"name": name, **plan} for name, plan in plans]
-                show_json({"stages": stages} if len(plans) > 1 else plans[0][1])
+                each = [{"name": name, **plan} for name, plan in plans]
+                show_json({"stages": each} if len(plans) > 1 else plans[0][1])
             else:
+                stages = {json_digest(p["recipe"]): name for name, p in plans if name}
                 for name, plan in plans:
-                    _show_plan(plan, registry, name)
+                    _show_plan(plan, registry, name, stages)
             return
         version = registry.merge(recipe, progress=session.progress, **asked)
     if version is not None:
@@ -125,20 +127,29 @@ def command(
         click.echo(choices["out"])
 
 
-def _show_plan(plan: dict[str, Any], registry: Registry, stage: str | None) -> None:
-    """What would be merged, and at what cost."""
+def _show_plan(
+    plan: dict[str, Any], registry: Registry, stage: str | None, stages: Mapping[str, str]
+) -> None:
+    """What would be merged, and at what cost.
+
+    Args:
+        stages: names of stages by the digest of what they will make, which nothing has yet.
+    """
     recipe = plan["recipe"]
 
     def named(digest: str) -> str:
+        if digest in stages:
+            return stages[digest]
         try:
             version = registry.catalog.by_digest(digest)
         except NotFound:  # models given by path need no registry
             version = None
         return version.ref if version else short_digest(digest)
 
-    title(f"would merge {stage}" if stage else "would merge", "nothing was written")
+    title("would merge", "nothing was written")
     show_fields(
         [
+            ("stage", stage),
             ("method", f"{recipe['method']} {recipe['method_version']}"),
             ("experts", "\n".join(named(d) for d in recipe["experts"])),
             ("slices", "\n".join(_slices(recipe["slices"] or [], named)) or None),
