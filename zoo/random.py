@@ -63,10 +63,10 @@ class Random:
         return torch.from_numpy(self._uniform(expert, 0, self._count)).to(self._device)
 
     def keeps(self, expert: int, chance: float | np.ndarray) -> torch.Tensor:
-        """True with the given chance, shape (n,).
+        """1 with the given chance, else 0; uint8, to be multiplied with; shape (n,).
 
         Args:
-            chance: for all, or shape (n,), from 0 to 1; dimensionless.
+            chance: one for all, from 0 to 1; or shape (n,), each below 1. Dimensionless.
         """
         import numpy as np
         import torch
@@ -74,15 +74,15 @@ class Random:
         block, skip = divmod(self._start, 4 * _WORDS_PER_BLOCK)
         words = self._words(expert, "keeps", block, -(-(self._count + skip) // 4))
         lanes = words.astype("<u8", copy=False).view("<u2")[skip : skip + self._count]
-        scaled = np.multiply(chance, _LANES)  # exact
-        whole = np.floor(scaled)
-        # 65536, of a chance of 1, does not fit 16 bits.
-        bound = whole.astype(np.uint16 if np.all(whole < _LANES) else np.uint32)
-        kept = lanes < bound
-        for i in np.flatnonzero(lanes == bound):
-            part = np.broadcast_to(scaled - whole, lanes.shape)[i]
-            kept[i] = self._uniform(expert, int(i), 1)[0] < part
-        return torch.from_numpy(kept).to(self._device)
+        if isinstance(chance, float) and chance >= 1:
+            return torch.ones(self._count, dtype=torch.uint8, device=self._device)
+        scaled = np.asarray(np.multiply(chance, _LANES))  # exact
+        whole = scaled.astype(np.uint16)
+        kept = lanes < whole
+        for i in np.flatnonzero(lanes == whole):
+            rest = scaled[i] - whole[i] if scaled.ndim else scaled - whole
+            kept[i] = self._uniform(expert, int(i), 1)[0] < rest
+        return torch.from_numpy(kept.view(np.uint8)).to(self._device)
 
     def _uniform(self, expert: int, offset: int, count: int) -> np.ndarray:
         import numpy as np

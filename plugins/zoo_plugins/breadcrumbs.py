@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from zoo import Chunk, Fraction, Mergekit, Method, PerExpert, Statistic, hookimpl, method
 from zoo.contract import Unit
-from zoo.stages.band import row_band, tensor_band, tensor_cuts
+from zoo.stages.band import TensorCuts, row_band, tensor_band
 from zoo.stages.consensus import Elect, Merge, consensus, contradiction, trivial
 from zoo.stages.mergekit_names import TASK_VECTORS
 from zoo.stages.rescale import L1, recall
@@ -44,7 +44,7 @@ def _band(
 def _statistics(p: Any, experts: int) -> Sequence[Statistic]:
     found: list[Statistic] = []
     if p.scope == "tensor":
-        found.append(tensor_cuts(p.density, p.gamma))
+        found.append(TensorCuts(p.density, p.gamma))
     if p.rescale == "l1":
         band = partial(_band, density=p.density, gamma=p.gamma, scope=p.scope)
         found.append(L1(band, experts))
@@ -103,10 +103,11 @@ def breadcrumbs(
     Cost: scope=row: one pass with a sort of every row, O(e n log c) time. scope=tensor: three
         passes, O(e n) time each. One more, and n / 8 bytes per expert, for rescale=l1.
     Source: Davari and Belilovsky 2024, arXiv:2312.06795, section 3.
-    Departs: of equal magnitudes the first counts as the largest; a convolution's row is one output
-        channel. scope=tensor is mergekit's: floor(density n) entries stay, and fewer large ones
-        go where density + gamma is above 1. mergekit zeroes the whole delta of a tensor where
-        floor(gamma n) is 0; here nothing large is dropped then.
+    Departs: of equal magnitudes in a row the first counts as the largest; a convolution's row is
+        one output channel. scope=tensor is mergekit's: floor(density n) entries stay, fewer large
+        ones go where density + gamma is above 1, and the first of equals counts as the smallest.
+        mergekit zeroes the whole delta of a tensor where floor(gamma n) is 0; here nothing large is
+        dropped then.
     """
     weights: list[float] = weight  # type: ignore[assignment]
     if rescale == "l1":

@@ -9,17 +9,15 @@ from annotated_types import Ge
 
 from zoo import Chunk, Fraction, Mergekit, Method, Statistic, hookimpl, method
 from zoo.stages.consensus import consensus
-from zoo.stages.variance import Energies, TopVariance, Varying, select, shares
+from zoo.stages.variance import Energies, TopVariance, select, shares
 
 if TYPE_CHECKING:
     import torch
 
 
 def _statistics(p: Any, experts: int) -> Sequence[Statistic]:
-    found: list[Statistic] = []
-    if p.select_topk < 1:
-        found += [Varying(), TopVariance(p.select_topk)]
-    return [*found, Energies(experts)]
+    selected = [TopVariance(p.select_topk)] if p.select_topk < 1 else []
+    return [*selected, Energies(experts)]
 
 
 def _trivial(p: Any, experts: int) -> int | None:
@@ -69,7 +67,7 @@ def sce(
         deltas: shape (e, n), overwritten.
     Returns:
         The merged delta, shape (n,).
-    Cost: two passes over each tensor, O(e n) time; five for select_topk below 1.
+    Cost: two passes over each tensor, O(e n) time; one to three more for select_topk below 1.
     Source: Wan et al. 2024, arXiv:2408.07990, section 3.2.
     Departs: the authors' code is select_applies_to=coefficients, their text and mergekit `deltas`.
         mergekit is uniform_below=1e-6, which for language models makes all shares equal; its lower

@@ -11,7 +11,7 @@ from annotated_types import Ge
 
 from zoo import Chunk, Fraction, Method, PerExpert, Statistic, hookimpl, method
 from zoo.contract import Unit
-from zoo.stages.band import row_band, tensor_band, tensor_cuts
+from zoo.stages.band import TensorCuts, row_band, tensor_band
 from zoo.stages.blocks import share_out
 from zoo.stages.consensus import Elect, Merge, consensus, contradiction, trivial
 from zoo.stages.drop import drop
@@ -68,7 +68,7 @@ class _Sparsifier:
             keep = [[partial(_share, density)] for density in self.density]
             return [Magnitudes(keep, "model" if self.where == "global" else "tensor")]
         if self.kind == "band" and self.where == "tensor":
-            return [tensor_cuts(self.density, self.gamma)]
+            return [TensorCuts(self.density, self.gamma)]
         return []
 
     def __call__(

@@ -34,39 +34,24 @@ def variance(deltas: torch.Tensor) -> torch.Tensor:
     return total.div_(len(deltas))
 
 
-class Varying(Statistic):
-    """`stats["varying"]`: how many entries of a tensor have a variance above 0."""
-
-    name = "varying"
-    scope = "tensor"
-
-    def start(self, tensor: str, shape: tuple[int, ...], parameters: Any) -> list[int]:
-        return [0]
-
-    def add(
-        self,
-        state: list[int],
-        models: torch.Tensor,
-        base: torch.Tensor | None,
-        chunk: Chunk,
-        stats: Mapping[str, Any],
-    ) -> None:
-        state[0] += int(variance(models).count_nonzero())
-
-    def finish(self, states: Mapping[str, list[int]]) -> int:
-        return sum(state[0] for state in states.values())
-
-
 class TopVariance(Magnitudes):
-    """`stats["cut"]`: the cut that `select` needs; after `Varying`.
+    """`stats["cut"]`: the cut that `select` needs.
 
     Args:
         fraction: of the entries that vary, how many are selected, dimensionless.
     """
 
     def __init__(self, fraction: float) -> None:
-        self._varying = 0
-        super().__init__([[lambda n: int(fraction * self._varying)]], "tensor", reads=())
+        self._fraction = fraction
+        self._last = -1
+        self._seen = self._varying = 0
+        super().__init__([[self._selected]], "tensor", reads=())
+
+    def _selected(self, n: int) -> int:
+        """Of n entries; an estimate after a pass that has seen a sample."""
+        if self._seen == n:
+            return int(self._fraction * self._varying)
+        return int(self._fraction * self._varying * n / max(1, self._seen))
 
     def add(
         self,
@@ -76,8 +61,13 @@ class TopVariance(Magnitudes):
         chunk: Chunk,
         stats: Mapping[str, Any],
     ) -> None:
-        self._varying = stats["varying"]
-        super().add(state, variance(models)[None], base, chunk, stats)
+        spread = variance(models)
+        if chunk.index <= self._last:  # another pass begins
+            self._seen = self._varying = 0
+        self._last = chunk.index
+        self._seen += len(spread)
+        self._varying += int(spread.count_nonzero())
+        super().add(state, spread[None], base, chunk, stats)
 
 
 def select(deltas: torch.Tensor, cut: Cut | None, chunk: Chunk) -> torch.Tensor:
