@@ -23,6 +23,7 @@ ANGLES = frozenset({"karcher", "model_stock", "multislerp", "nuslerp", "slerp"})
 EXAMPLES: dict[str, dict[str, Any]] = {
     "awd": {"relative": True},
     "lines": {"alpha": 0.2, "beta": 0.8},
+    "wudi": {"solver": "closed_form"},
 }
 """Parameters of a method's picture, where `USUAL` does not show what it does."""
 USUAL: dict[str, Any] = {"density": 0.5}

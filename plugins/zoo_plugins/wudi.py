@@ -26,10 +26,10 @@ def _trivial(p: Any, experts: int) -> int | None:
 
 def _scratch(shape: tuple[int, ...], models: int, width: int) -> int:
     """Start, residual, step, gradient, two moments and one temporary; and the Gram matrices."""
-    if len(shape) < 2:
-        return 0
     elements = prod(shape)
-    side = min(elements // max(1, shape[0]), models * shape[0])
+    if len(shape) < 2 or not elements:
+        return 0
+    side = min(elements // shape[0], models * shape[0])
     return 7 * width * elements + 4 * 8 * side * side
 
 
@@ -73,8 +73,9 @@ def wudi(
     Returns:
         The merged delta, shape `shape`.
     Cost: for a matrix (out, in), 2 out in min(in, 2 e out) operations for each step of Adam, the
-        Gram matrices being formed once; as much as some ten steps for the closed form. Memory
-        for one tensor of each model and eight more.
+        Gram matrices being formed once; as much as some ten steps for the closed form. On one
+        core two minutes for a matrix of 900 x 4900 and three experts, five seconds in closed
+        form: use a GPU for large models. Memory for one tensor of each model and eight more.
     Source: Cheng et al. 2025, arXiv:2503.08099, section 4.
     Departs: an expert equal to the base is skipped, where the formula is 0 / 0. The authors
         optimize attention and feed-forward matrices, and leave the rest at the base

@@ -200,11 +200,12 @@ def _blocks(matrix: torch.Tensor) -> Iterator[slice]:
 def scratch(shape: tuple[int, ...], models: int, width: int) -> int:
     """Bytes that decomposing one tensor of each model takes, whatever is then made of it.
 
-    Left and right singular vectors of all experts, each once as found and once orthogonal, and
-    the eigenvectors of the short side.
+    Left and right singular vectors of all experts, as found, put together and made orthogonal;
+    and the eigenvectors of the short side, in float64, with what LAPACK needs for them.
     """
-    if len(shape) < 2:
+    elements = prod(shape)
+    if len(shape) < 2 or not elements:
         return 0
-    elements, short = prod(shape), min(shape[0], prod(shape[1:]))
-    vectors = 2 * width * (elements + short * short)
-    return vectors + width * elements + 8 * (5 * short * short + 2 * _BLOCK)
+    short = min(shape[0], elements // shape[0])
+    vectors = elements + short * short
+    return width * (3 * vectors + elements) + 8 * (5 * short * short + 2 * _BLOCK)
