@@ -149,10 +149,19 @@ def rows_of(path: Path, token: str, load: Load, tensor: str = EMBEDDING) -> torc
 def test_different_vocabularies_without_a_tokenizer_are_refused_with_the_remedy(
     registry: Registry, models: dict[str, Path], tmp_path: Path
 ) -> None:
-    document = linear([*models.values()], base_model=str(models["base"]))
+    recipe = {"method": "linear", "experts": [str(m) for m in models.values()]}
 
     with pytest.raises(IncompatibleModels, match=r"tokenizer: \{source: union\}"):
-        registry.merge(document, out=tmp_path / "out")
+        registry.merge(recipe, out=tmp_path / "out")
+
+
+def test_a_document_of_mergekit_without_a_tokenizer_crops_as_mergekit_does(
+    models: dict[str, Path], merged: Callable[..., Merged]
+) -> None:
+    found = merged(linear([*models.values()], base_model=str(models["base"])))
+
+    assert len(WORDS) == len(found.vocabulary) == len(found.state[EMBEDDING])
+    assert 3 == len(found.tokenizer.added_tokens_decoder)
 
 
 def test_the_base_gives_the_vocabulary(
