@@ -12,13 +12,15 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-from zoo.contract import AGAIN, Chunk, Statistic
+from zoo.contract import AGAIN, Chunk, Parts, Statistic, Unit
 from zoo.dtypes import DTYPES
 from zoo.errors import GateFailed, PluginError
 from zoo.gates import Gate
-from zoo.plan import BASE, RUNTIME_BYTES, Model, Plan, Task, element_bytes, working_set
+from zoo.part_writers import PartWriters
+from zoo.plan import APART, BASE, RUNTIME_BYTES, Model, Plan, Task, element_bytes, working_set
 from zoo.progress import NoProgress, Progress
 from zoo.random import Random
 from zoo.reading import Reader
@@ -26,6 +28,11 @@ from zoo.sinks import Sink, Writer
 
 if TYPE_CHECKING:
     import torch
+
+    from zoo.checkpoint import Checkpoint, TensorInfo
+
+    Beside = Mapping[str, torch.Tensor | None]
+    """A chunk of each artifact, shape (e, n), by name; None where an expert has none."""
 
 
 def execute(
@@ -41,7 +48,7 @@ def execute(
     data: Callable[[], Iterable[Any]] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, str]:
-    """Carry out a plan and return the digest of each tensor.
+    """Carry out a plan and return the digest of each tensor, parts of overlays included.
 
     Args:
         memory: budget in bytes for the whole process.
@@ -51,7 +58,8 @@ def execute(
         GateFailed: an input or a result is not finite, or a norm ran away; names the tensor.
     """
     wanted = set(only) if only is not None else None
-    tasks = [t for t in plan.tasks if wanted is None or t.info.name in wanted]
+    planned = (*plan.tasks, *plan.apart)
+    tasks = [t for t in planned if wanted is None or t.info.name in wanted]
     run = _Run(plan, experts, base, sink, memory, threads, device, progress or NoProgress())
     run.data = data
     with _single_threaded_torch():
@@ -117,18 +125,19 @@ class _Run:
         self.threads = threads
         self.device = device
         self.progress = progress
-        self.reader = Reader(
-            int(plan.lock["chunk"]),
-            plan.blocks,
-            device,
-            element_bytes(self.models) == 8,
-            progress.advance,
-        )
+        self.reader = self._reader()
+        self.beside = self._reader()
         self.drift = float(plan.lock["max_norm_drift"])
         self.stats: dict[str, Any] = {}
+        self.part_digests: dict[str, str] = {}
         self.stop = threading.Event()
         self.admission = _Admission(memory, plan, self.models)
         self.data: Callable[[], Iterable[Any]] | None = None
+
+    def _reader(self) -> Reader:
+        wide = element_bytes(self.models) == 8
+        chunk, blocks = int(self.plan.lock["chunk"]), self.plan.blocks
+        return Reader(chunk, blocks, self.device, wide, self.progress.advance)
 
     def all(self, tasks: Sequence[Task]) -> dict[str, str]:
         merged = [t for t in tasks if t.source is None]
@@ -140,17 +149,21 @@ class _Run:
             if merged and self.method.needs in ("model", "data"):
                 digests = self._whole_model(merged)
                 tasks = [t for t in tasks if t.source is not None]
-            return digests | dict(self._map(self._make, tasks))
+            digests |= dict(self._map(self._make, [t for t in tasks if t.source != APART]))
+            self._map(self._keep_in_full, [t for t in tasks if t.parts])
+            return digests | self.part_digests
         finally:
             self.progress.done()
 
     def _bytes(self, tasks: Iterable[Task]) -> int:
         """Bytes that one pass over these tensors reads."""
-        return sum(
-            c.tensors[t.info.name].nbytes
-            for t in tasks
-            for c in (self.checkpoints if t.source is None else self.checkpoints[:1])
+        copied = sum(i.nbytes for t in tasks if t.source is not None for i in t.outputs)
+        merged = [t for t in tasks if t.source is None]
+        read = sum(c.tensors[t.info.name].nbytes for t in merged for c in self.checkpoints)
+        beside = sum(
+            m.checkpoint.tensors[t.known_as].nbytes for t in merged for m in self._beside(t)
         )
+        return copied + read + beside
 
     # Threads
 
@@ -215,8 +228,8 @@ class _Run:
                 models, base = self._gather(task)
                 statistic.add(state, models, base, task.whole, stats)
             return state
-        for chunk, models, base in self._chunks(task, statistic.wants):
-            statistic.add(state, models, base, chunk, stats)
+        for chunk, models, base, beside in self._chunks(task, statistic.wants):
+            statistic.add(state, models, base, chunk, {**stats, **beside} if beside else stats)
         return state
 
     def _tensor_statistics(self, task: Task) -> dict[str, Any]:
@@ -239,34 +252,49 @@ class _Run:
 
     def _make(self, task: Task) -> str:
         writer = Writer(task.info, self.sink)
-        if task.source is not None and not DTYPES[task.info.dtype].merges:
-            self._carry(task, writer)
-        elif task.source is not None:
-            model = self._model(task.source)
-            gate = Gate(task.info, [model.label], math.inf)
-            for _, values in self.reader.chunks(task.info.name, [model.checkpoint]):
-                gate.inputs(values)
-                gate.output(values[0])
-                writer.write(values[0])
+        if task.source is not None:
+            self._copy(task.info, self._model(task.source), task.info.name, writer)
         elif self.method.needs == "tensor":
             self._whole_tensor(task, writer)
         else:
             self._stream(task, writer)
         return writer.close()
 
+    def _copy(self, info: TensorInfo, model: Model, name: str, writer: Writer) -> None:
+        """A model's own tensor, cast to the type of `info`."""
+        if not DTYPES[info.dtype].merges:
+            self._carry(info, model.checkpoint, name, writer)
+            return
+        gate = Gate(info, [model.label], math.inf)
+        for _, values in self.reader.chunks(name, [model.checkpoint]):
+            gate.inputs(values)
+            gate.output(values[0])
+            writer.write(values[0])
+
+    def _keep_in_full(self, task: Task) -> None:
+        """Copy the tensors of experts that their tasks keep whole."""
+        for part in task.parts:
+            if part.kind == "full":
+                writer = Writer(part.info, self.sink)
+                self._copy(part.info, self.experts[part.expert], task.info.name, writer)
+                self.part_digests[part.info.name] = writer.close()
+
     def _stream(self, task: Task, writer: Writer) -> None:
         stats = self._tensor_statistics(task)
         gate = Gate(task.info, self.labels, self.drift)
         options = self._options(task)
-        for chunk, models, base in self._chunks(task, gate=gate):
-            result = self._call(task, chunk, models, base, stats, options)
+        kept = PartWriters(task, self.method.name, self.sink)
+        for chunk, models, base, beside in self._chunks(task, gate=gate):
+            result, parts = self._call(task, chunk, models, base, beside, stats, options)
             try:
                 gate.output(result)
             except GateFailed:
                 self._blame_inputs(task)
                 raise
             writer.write(result)
+            kept.write(parts)
         gate.close()
+        self.part_digests |= kept.close()
 
     def _blame_inputs(self, task: Task) -> None:
         """Raise GateFailed if it is an input that is not finite, in a chunk not seen yet."""
@@ -278,12 +306,16 @@ class _Run:
         stats = self._tensor_statistics(task)
         gate = Gate(task.info, self.labels, self.drift)
         models, base = self._gather(task, gate)
-        result = self._call(task, task.whole, models, base, stats, self._options(task))
+        options = self._options(task)
+        result, parts = self._call(task, task.whole, models, base, {}, stats, options)
         flat = result.reshape(-1)
         gate.output(flat)
         gate.close()
         for start in range(0, task.info.elements, self.reader.chunk):
             writer.write(flat[start : start + self.reader.chunk])
+        kept = PartWriters(task, self.method.name, self.sink)
+        kept.write(parts)
+        self.part_digests |= kept.close()
 
     def _gather(
         self, task: Task, gate: Gate | None = None
@@ -295,7 +327,7 @@ class _Run:
         dtype = torch.float64 if self.reader.wide else torch.float32
         models = torch.empty(len(self.experts), n, dtype=dtype, device=self.device)
         base = torch.empty(n, dtype=dtype, device=self.device) if self.base else None
-        for chunk, part, base_part in self._chunks(task, gate=gate):
+        for chunk, part, base_part, _ in self._chunks(task, gate=gate):
             models[:, chunk.start : chunk.stop] = part
             if base is not None and base_part is not None:
                 base[chunk.start : chunk.stop] = base_part
@@ -308,9 +340,10 @@ class _Run:
         chunk: Chunk,
         models: torch.Tensor,
         base: torch.Tensor | None,
+        beside: Beside,
         stats: Mapping[str, Any],
         options: Mapping[str, Any],
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, Parts | None]:
         """The method's function on one chunk; in delta space the base is added here."""
         extra: dict[str, Any] = {}
         if "stats" in self.method.injected:
@@ -320,7 +353,9 @@ class _Run:
         if "random" in self.method.injected:
             extra["random"] = self._draw(chunk)
         arguments = (models, base) if self.method.takes_base else (models,)
-        result: torch.Tensor = self.method.function(*arguments, **options, **extra)
+        made = self.method.function(*arguments, *beside.values(), **options, **extra)
+        parts = made if isinstance(made, Parts) else None
+        result: torch.Tensor = made if parts is None else parts.trunk
         expected = models.shape[1:]
         if result.shape != expected:
             raise PluginError(
@@ -334,7 +369,7 @@ class _Run:
             result = result.add_(base) if result.is_contiguous() else result + base
         if task.info.name.endswith("running_var"):
             result = result.clamp_min(0)  # a variance; extrapolation can make it negative
-        return result
+        return result, parts
 
     def _draw(self, chunk: Chunk) -> Random:
         digests = [m.digest for m in self.experts]
@@ -408,11 +443,12 @@ class _Run:
         task: Task,
         wants: Callable[[Chunk], bool] | None = None,
         gate: Gate | None = None,
-    ) -> Iterator[tuple[Chunk, torch.Tensor, torch.Tensor | None]]:
-        """(chunk, experts or deltas (e, n), base (n,) or None), in buffers that are reused."""
+    ) -> Iterator[tuple[Chunk, torch.Tensor, torch.Tensor | None, Beside]]:
+        """(chunk, experts or deltas (e, n), base (n,) or None, artifacts), in reused buffers."""
         unit = self.method.unit_of(task.parameters)
         named = self.reader.chunks(task.info.name, self.checkpoints, wants, task.whole, unit)
-        for chunk, values in named:
+        artifacts = self._artifacts(task, wants, unit, gate is not None)
+        for (chunk, values), beside in zip(named, artifacts, strict=False):
             if self.stop.is_set():
                 raise _Stopped
             if gate is not None:
@@ -422,16 +458,33 @@ class _Run:
             if self.method.space == "delta":
                 assert base is not None
                 models.sub_(base)
-            yield chunk, models, base
+            yield chunk, models, base, beside
 
-    def _carry(self, task: Task, writer: Writer) -> None:
+    def _artifacts(
+        self, task: Task, wants: Callable[[Chunk], bool] | None, unit: Unit, gated: bool
+    ) -> Iterator[Beside]:
+        """The values of the artifacts for the same chunks; the same for ever without any."""
+        beside: dict[str, torch.Tensor | None] = dict.fromkeys(self.method.artifacts)
+        models = self._beside(task)
+        if not models:
+            yield from repeat(beside)
+        gate = Gate(task.info, [m.label for m in models], math.inf)
+        read = [m.checkpoint for m in models]
+        for _, values in self.beside.chunks(task.known_as, read, wants, task.whole, unit):
+            if gated:
+                gate.inputs(values)
+            yield beside | dict(zip(task.artifacts, values.chunk(len(task.artifacts)), strict=True))
+
+    def _beside(self, task: Task) -> list[Model]:
+        """The artifacts that are read with a tensor, in the order of the method's arguments."""
+        return [e.artifacts[name] for name in task.artifacts for e in self.experts]
+
+    def _carry(self, info: TensorInfo, checkpoint: Checkpoint, name: str, writer: Writer) -> None:
         """Bytes of a tensor that does not merge, as they are."""
-        assert task.source is not None
-        checkpoint = self._model(task.source).checkpoint
         step = 4 << 20
-        for start in range(0, task.info.nbytes, step):
-            view = self.reader.raw(min(step, task.info.nbytes - start))
-            checkpoint.read_into(task.info.name, start, view)
+        for start in range(0, info.nbytes, step):
+            view = self.reader.raw(min(step, info.nbytes - start))
+            checkpoint.read_into(name, start, view)
             writer.write_raw(view)
             self.progress.advance(len(view))
 

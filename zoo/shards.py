@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from zoo.checkpoint import TensorInfo
 from zoo.digest import flat_key, json_digest, tree_key
 from zoo.errors import InvalidCheckpoint
 from zoo.hashing import HashPool, write_at
+from zoo.overlays import FOLDER, is_overlay, name_in_merge
 from zoo.progress import Progress
 from zoo.records import FileRecord
 from zoo.safetensors_checkpoint import INDEX, open_files
@@ -41,6 +43,7 @@ class ShardWriter:
         key: what is being made; anything else found in the directory is thrown away.
         store: where finished files may lie already, if publishing them was interrupted.
         limit: bytes of tensors per file.
+        overlays: files beside the weights, by path, with all their tensors.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class ShardWriter:
         key: str,
         store: Store | None = None,
         limit: int = SHARD_BYTES,
+        overlays: Mapping[str, Layout] | None = None,
     ) -> None:
         self.directory = directory
         self.digests: dict[str, str] = {}
@@ -57,6 +61,7 @@ class ShardWriter:
         self._store = store
         self._groups = shards(list(tensors), limit)
         self.layouts: dict[str, Layout] = {f: layout(group) for f, group in self._groups.items()}
+        self.layouts |= overlays or {}
         self._places = {
             t.name: (file, t.offset) for file, laid in self.layouts.items() for t in laid.tensors
         }
@@ -77,6 +82,7 @@ class ShardWriter:
         for file, laid in self.layouts.items():
             if file in placed:
                 continue
+            (self.directory / file).parent.mkdir(exist_ok=True)
             fd = os.open(self.directory / file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             self._files[file] = fd
             if os.fstat(fd).st_size != laid.size:
@@ -101,7 +107,7 @@ class ShardWriter:
             FileRecord(file, key, self.layouts[file].size): self._paths[file]
             for file, key in weight_keys(self.layouts, self.digests).items()
         }
-        if len(self.layouts) > 1:
+        if len(self._groups) > 1:
             data = index(self._groups)
             (self.directory / INDEX).write_bytes(data)
             found[FileRecord(INDEX, flat_key(data), len(data))] = self.directory / INDEX
@@ -149,7 +155,15 @@ class ShardWriter:
         return {f: self._store.path(k) for f, k in keys.items() if self._store.has(k)}
 
     def _give_up_damaged(self, placed: dict[str, Path]) -> None:
-        """An object that failed its proof is made again, here and whole."""
+        """An object that failed its proof is made again, here and whole.
+
+        With overlays everything is made again: one tensor's parts lie in several files.
+        """
+        if placed and any(is_overlay(f) for f in self.layouts):
+            if self.digests.keys() != self._places.keys():
+                placed.clear()
+                self.digests = {}
+            return
         for file in list(placed):
             names = [t.name for t in self.layouts[file].tensors]
             if any(n not in self.digests for n in names):
@@ -159,7 +173,7 @@ class ShardWriter:
 
     def _clear(self, *, keep: bool) -> None:
         """Remove what is not ours to go on with; with `keep`, our own files stay."""
-        ours = {*self.layouts, _JOURNAL} if keep else set()
+        ours = {*self.layouts, _JOURNAL, FOLDER.rstrip("/")} if keep else set()
         for old in self.directory.iterdir():
             if old.name in ours or old.name == LOCK:
                 continue
@@ -182,12 +196,22 @@ class ShardWriter:
             for f, p in paths.items()
             if p.is_file() and p.stat().st_size == self.layouts[f].size
         }
-        try:
-            view = open_files(there, "an unfinished merge")
-        except InvalidCheckpoint:
-            return {}  # killed between making the room and writing the header
-        with view, HashPool(threads, progress) as pool:
-            work = {n: pool.tensor(view, view.tensors[n]) for n in promised if n in view.tensors}
+        with ExitStack() as stack:
+            try:
+                # One by one: tensors of different overlays have the same names in their files.
+                views = {
+                    f: stack.enter_context(open_files({f: p}, "an unfinished merge"))
+                    for f, p in there.items()
+                }
+            except InvalidCheckpoint:
+                return {}  # killed between making the room and writing the header
+            pool = stack.enter_context(HashPool(threads, progress))
+            work = {
+                name: pool.tensor(view, info)
+                for file, view in views.items()
+                for info in view.tensors.values()
+                if (name := name_in_merge(file, info.name)) in promised
+            }
             return {n: promised[n] for n, f in work.items() if f.result() == promised[n]}
 
 
