@@ -151,6 +151,8 @@ class Mergekit:
     base: Literal["base", "first", "expert"] = "base"
     """What mergekit's `base_model` is: our base; our first expert (`first`); or a name for where
     the tokenizer comes from, so that a base among the models stays an expert (`expert`)."""
+    rewrite: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    """Applied to mergekit's parameters first, where two of them together mean one of ours."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ done. A `ZooError` from `zoo_before_*` or `zoo_resolve_*` is a refusal, and pass
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,8 +84,10 @@ def zoo_after_register(version: Version) -> None:
 
 
 @hookspec
-def zoo_before_merge(recipe: Mapping[str, Any]) -> None:
+def zoo_before_merge(recipe: Mapping[str, Any], experts: Sequence[Version | None]) -> None:
     """Called with the resolved recipe after pre-flight, before anything is written.
+
+    Experts are None where a path is merged without being registered.
 
     Raise `ZooError` to refuse the merge.
     """

@@ -203,7 +203,9 @@ class _Reader:
 
     def parameters(self, around: Mapping[str, Any]) -> dict[str, Value]:
         """The `parameters` of a scope, in our terms."""
-        given = mapping(around.get("parameters") or {}, "parameters")
+        given: Mapping[str, Any] = mapping(around.get("parameters") or {}, "parameters")
+        if self.meaning.rewrite is not None:
+            given = self.meaning.rewrite(given)
         found: dict[str, Value] = {}
         for name, value in given.items():
             if name not in self.meaning.names and name in self.theirs:

@@ -234,7 +234,8 @@ def merge(
     with prepared(registry, asked, resources, keep=name is not None, stages=stages) as ready:
         planned = time.monotonic()
         license = license or licence_of(ready.inputs)
-        registry.plugins.ask("zoo_before_merge", recipe=ready.lock)
+        versions = [expert.version for expert in ready.inputs.experts]
+        registry.plugins.ask("zoo_before_merge", recipe=ready.lock, experts=versions)
         if name is None:
             assert out is not None
             _to_directory(ready, out, resources, listening, license)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from zoo.contract import Unit
+
 _SINGULAR = 1e-6
 """Size of 1 + (N-1) c that is rounding of float32 deltas: the ratio has its pole at zero."""
 _NEAR_POLE = 1e-3
@@ -24,6 +26,10 @@ def _statistics(p: Any, experts: int) -> Sequence[Statistic]:
     if p.scope == "row":
         return []
     return [Coefficients(lambda products: _shares(products, p))]
+
+
+def _unit(p: Any) -> Unit:
+    return "row" if p.scope == "row" else "element"
 
 
 def _shares(products: Products, p: Any) -> np.ndarray | None:
@@ -63,7 +69,7 @@ def _ratio(cosine: np.ndarray, count: int, on_negative: str) -> np.ndarray:
     "model_stock",
     version="1.0.0",
     needs="statistics",
-    unit="row",
+    unit=_unit,
     statistics=_statistics,
     min_experts=2,
     replay="platform",

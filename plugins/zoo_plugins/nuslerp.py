@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from zoo.contract import Unit
+
 _BALANCED = 1e-6
 """mergekit's sum of weights below which the middle is taken."""
 _LEAST_NORM = 1e-7
@@ -99,22 +101,47 @@ def _statistics(p: Any, experts: int) -> Sequence[Statistic]:
     return [_Columns(p.weight)] if p.vectors == "columns" else []
 
 
+def _unit(p: Any) -> Unit:
+    return "element" if p.vectors == "flat" else "row"
+
+
 def _endpoint(p: Any, experts: int) -> int | None:
     return {0.0: 0, 1.0: 1}.get(_position(p.weight))
+
+
+_SWITCHES = ("nuslerp_flatten", "nuslerp_row_wise")
+"""mergekit's; the second counts only where the first is false."""
+
+
+def _one_switch(theirs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """mergekit's parameters with one switch of three positions."""
+    flatten, row_wise = theirs.get(_SWITCHES[0], True), theirs.get(_SWITCHES[1], False)
+    if not isinstance(flatten, bool) or not isinstance(row_wise, bool):
+        return theirs  # to be refused for what they say
+    others = {k: v for k, v in theirs.items() if k not in _SWITCHES}
+    if len(others) == len(theirs):
+        return theirs
+    return others | {_SWITCHES[0]: "flat" if flatten else "columns" if row_wise else "rows"}
 
 
 @method(
     "nuslerp",
     version="1.0.0",
     needs="statistics",
-    unit="row",
+    unit=_unit,
     statistics=_statistics,
     min_experts=2,
     max_experts=2,
     replay="platform",
     tolerance=1e-6,
     shortcut=_endpoint,
-    mergekit=[Mergekit("nuslerp", {"weight": "weight"})],
+    mergekit=[
+        Mergekit(
+            "nuslerp",
+            {"weight": "weight", **dict.fromkeys(_SWITCHES, "vectors")},
+            rewrite=_one_switch,
+        )
+    ],
 )
 def nuslerp(
     experts: torch.Tensor,

