@@ -35,7 +35,13 @@ def _trivial(p: Any, experts: int) -> int | None:
     mergekit=[
         Mergekit(
             "task_arithmetic",
-            {"weight": "weight", "lambda": "lambda", "normalize": "normalize", "int8_mask": None},
+            {
+                "weight": "weight",
+                "lambda": "lambda",
+                "normalize": "normalize",
+                # Nothing is sparsified, in mergekit either.
+                **dict.fromkeys(("density", "rescale", "int8_mask")),
+            },
         )
     ],
 )

@@ -120,6 +120,22 @@ def test_normalize_false_adds_what_agrees(line: None, merged: Callable[[str], St
     assert [9.0, 5.0, 3.0, 2.0] == found["b"].tolist()
 
 
+def test_rescale_gives_each_tensor_the_norm_it_had(
+    line: None, merged: Callable[[str], State]
+) -> None:
+    found = merged("""
+        merge_method: ties
+        base_model: zero
+        models:
+          - {model: up, parameters: {density: 0.5}}
+          - {model: down, parameters: {density: 0.25}}
+        parameters: {normalize: false, rescale: true}
+    """)
+
+    # Of b, up keeps 8 and 4 of 15, made 10 and 5; down keeps one of four, made 4.
+    assert [14.0, 5.0, 0.0, 0.0] == found["b"].tolist()
+
+
 def test_task_arithmetic_leaves_the_base_out_of_the_sum(
     line: None, merged: Callable[[str], State]
 ) -> None:
@@ -246,9 +262,7 @@ def test_what_has_no_effect_is_noted(registry: Registry, line: None) -> None:
         "parameters": {"int8_mask": True},
     }
 
-    assert (
-        "`int8_mask` has no effect here." in registry.plan(document).notes
-    )
+    assert "`int8_mask` has no effect here." in registry.plan(document).notes
     version = registry.merge(document, name="m")
     assert version is not None and "int8_mask" in str(version.notes)
 

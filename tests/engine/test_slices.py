@@ -314,7 +314,7 @@ def test_layers_that_do_not_fit_are_refused_before_anything_is_read(
 def test_ranges_of_one_slice_are_equally_long(models: dict[str, State], registry: Registry) -> None:
     sources = [{"model": "a", "layers": [0, 2]}, {"model": "b", "layers": [0, 3]}]
 
-    with pytest.raises(IncompatibleModels, match="sources of 2 and 3 layers.*equally long"):
+    with pytest.raises(IncompatibleModels, match=r"sources of 2 and 3 layers.*equally long"):
         registry.merge({"method": "linear", "slices": [{"sources": sources}]}, name="m")
 
 
@@ -443,7 +443,7 @@ def test_tensors_an_expert_lacks_are_the_bases_where_that_is_allowed(
     register("less", {**less, "classifier.weight": torch.ones(2)}, config=llama_config())
     recipe = {"method": "task_arithmetic", "base": "z", "experts": ["less", "b"]}
 
-    with pytest.raises(IncompatibleModels, match="`less@1` lacks 1 tensors.*missing: base"):
+    with pytest.raises(IncompatibleModels, match=r"`less@1` lacks 1 tensors.*missing: base"):
         registry.plan(recipe)
     found, _ = merged({**recipe, "missing": "base"})
 
