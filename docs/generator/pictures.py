@@ -22,7 +22,12 @@ ANGLES = frozenset({"karcher", "model_stock", "multislerp", "nuslerp", "slerp"})
 """Drawn as arrows in the plane: their point is a direction, not an entry."""
 EXAMPLES: dict[str, dict[str, Any]] = {
     "awd": {"relative": True},
+    "breadcrumbs": {"density": 0.5, "gamma": 0.15, "lambda": 1.0},
+    "cabs": {"n": 1, "m": 4, "weight": 1.0},
+    "della": {"density": 0.5, "epsilon": 0.3},
     "lines": {"alpha": 0.2, "beta": 0.8},
+    "sce": {"select_topk": 0.5},
+    "task_vectors": {"sparsify": "magnitude", "scope": "tensor", "density": 0.5, "elect": "count"},
     "wudi": {"solver": "closed_form"},
 }
 """Parameters of a method's picture, where `USUAL` does not show what it does."""
