@@ -19,6 +19,7 @@ import argparse
 import datetime
 import itertools
 import json
+import math
 import sys
 import tempfile
 import time
@@ -37,15 +38,26 @@ if TYPE_CHECKING:
 
 GRID: dict[str, tuple[Any, ...]] = {
     "lambda": (0.25, 0.5, 1.0),
-    "t": (0.25, 0.5, 0.75),
-    "alpha": (0.25, 0.5, 0.75),
+    "density": (0.2, 0.8),
+    "convolutions": ("mean", "matrix"),
 }
-"""Parameters that every method having them is tried at, if they may be numbers."""
-NEEDED: dict[str, Any] = {"weight": 1.0, "beta": 0.5}
-"""Values of other parameters that a method asks for."""
+"""What every method that has these parameters is tried at; by default, the rest."""
+OWN_GRID: dict[str, dict[str, tuple[Any, ...]]] = {
+    "awd": {"lambda": (0.25, 0.5, 1.0), "relative": (True,)},
+    "bang": {"alpha": (0.25, 0.5, 0.75)},
+    "cabs": {"weight": (0.3, 0.6, 1.2)},
+    "lines": {"alpha": (0.1, 0.3), "beta": (0.2, 0.6)},
+    "multislerp": {"weight": (1.0,)},
+    "nearswap": {"t": (0.001, 0.01)},
+    "nuslerp": {"weight": (1.0,)},
+    "sce": {"select_topk": (0.1, 1.0)},
+    "slerp": {"t": (0.25, 0.5, 0.75)},
+    "wise_ft": {"alpha": (0.25, 0.5, 0.75)},
+}
+"""What these methods are tried at instead."""
+LEFT_OUT = frozenset({"task_vectors"})
+"""Composes what other lines of the table show."""
 QUICK = ("linear", "task_arithmetic", "ties", "slerp", "wise_ft")
-UNHURT = 0.9
-"""An expected failure is one where no merge keeps this share of the experts' mean score."""
 
 
 @dataclass(frozen=True)
@@ -67,23 +79,19 @@ class Entry:
 def methods() -> dict[str, Method]:
     from zoo.plugins import load_plugins
 
-    found = load_plugins().methods
     return {
-        n: m for n, m in sorted(found.items()) if m.function.__module__.startswith("zoo_plugins.")
+        name: method
+        for name, method in sorted(load_plugins().methods.items())
+        if method.function.__module__.startswith("zoo_plugins.") and name not in LEFT_OUT
     }
 
 
 def settings(method: Method) -> Iterator[dict[str, Any]]:
     """The parameters to try."""
-    fields = {f.alias or n: f for n, f in method.parameters.model_fields.items()}
-    fixed = {n: NEEDED[n] for n, f in fields.items() if f.is_required() and n in NEEDED}
-    scales = [n for n in GRID if n in fields and n not in fixed and _is_number(fields[n])]
-    for values in itertools.product(*(GRID[n] for n in scales)):
-        yield fixed | dict(zip(scales, values, strict=True))
-
-
-def _is_number(field: Any) -> bool:
-    return field.is_required() or isinstance(field.default, float)
+    names = [f.alias or n for n, f in method.parameters.model_fields.items()]
+    grid = OWN_GRID.get(method.name, {n: v for n, v in GRID.items() if n in names})
+    for values in itertools.product(*grid.values()):
+        yield dict(zip(grid, values, strict=True))
 
 
 def applies(method: Method, family: Family) -> str:
@@ -179,7 +187,7 @@ def measure(family: Family, chosen: Mapping[str, Method], scores: Scores) -> dic
                 try:
                     found = score(family, merge(method, parameters, family))
                 except zoo.ZooError as error:
-                    found = str(error).splitlines()[0]
+                    found = " ".join(str(error).split())[:200]
                 scores.put(key, found)
                 took = time.perf_counter() - began
                 print(f"{family.name}: {entry.label} {took:.1f} s", file=sys.stderr, flush=True)
@@ -204,67 +212,63 @@ def references(family: Family, scores: Scores) -> dict[str, dict[str, float]]:
     return rows
 
 
-def mean(scores: Mapping[str, float]) -> float:
-    return sum(scores.values()) / len(scores)
-
-
-def best(rows: Mapping[Entry, Any]) -> dict[Entry, dict[str, float]]:
-    """Of each method the settings with the best mean, best method first."""
+def best(family: Family, rows: Mapping[Entry, Any]) -> dict[Entry, dict[str, float]]:
+    """Of each method the settings with the best summary, best method first."""
     found: dict[str, Entry] = {}
     for entry, scores in rows.items():
-        if isinstance(scores, str) or mean(scores) != mean(scores):  # no scores, or NaN
+        if isinstance(scores, str) or any(math.isnan(s) for s in scores.values()):
             continue
-        if entry.method not in found or mean(scores) > mean(rows[found[entry.method]]):
+        former = found.get(entry.method)
+        if former is None or family.summary(scores) > family.summary(rows[former]):
             found[entry.method] = entry
-    ranked = sorted(found.values(), key=lambda e: -mean(rows[e]))
+    ranked = sorted(found.values(), key=lambda e: -family.summary(rows[e]))
     return {entry: rows[entry] for entry in ranked}
 
 
 def section(family: Family, rows: Mapping[Entry, Any], inputs: Mapping[str, Any]) -> list[str]:
-    ranked = best(rows)
-    digits = family.digits
-    winners = {
-        task: max(ranked.values(), key=lambda s, task=task: s[task])[task] for task in family.tasks
-    }
+    ranked = best(family, rows)
+    columns = [*family.tasks, family.summary_name]
+
+    def cells(scores: Mapping[str, float]) -> tuple[str, ...]:
+        values = [*(scores[task] for task in family.tasks), family.summary(scores)]
+        return tuple(f"{value + 0.0:.{family.digits}f}" for value in values)
+
+    winners = [max(column, key=float) for column in zip(*map(cells, ranked.values()), strict=True)]
     lines = [f"## {family.name}", "", family.title, ""]
-    lines += ["| | " + " | ".join([*family.tasks, "mean"]) + " |"]
-    lines += ["|---|" + "---:|" * (len(family.tasks) + 1)]
-
-    def line(label: str, scores: Mapping[str, float], bold: bool) -> str:
-        cells = []
-        for task in family.tasks:
-            text = f"{scores[task]:.{digits}f}"
-            cells.append(f"**{text}**" if bold and scores[task] == winners[task] else text)
-        return "| " + " | ".join([label, *cells, f"{mean(scores):.{digits}f}"]) + " |"
-
-    lines += [line(f"*{name}*", scores, False) for name, scores in inputs.items()]
-    lines += [line(entry.label, scores, True) for entry, scores in ranked.items()]
+    lines += ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    lines += ["| " + " | ".join([f"*{n}*", *cells(scores)]) + " |" for n, scores in inputs.items()]
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for entry, scores in ranked.items():
+        alike.setdefault(cells(scores), []).append(entry.label)
+    for values, labels in alike.items():
+        shown = [f"**{v}**" if v == w else v for v, w in zip(values, winners, strict=True)]
+        lines.append("| " + " | ".join(["; ".join(labels), *shown]) + " |")
     refused: dict[str, list[str]] = {}
     for entry, found in rows.items():
-        if isinstance(found, str) and entry not in ranked:
-            refused.setdefault(found, []).append(f"`{entry.method}`")
-    lines += [""]
+        if entry.method not in {e.method for e in ranked}:
+            reason = found if isinstance(found, str) else "gives NaN"
+            refused.setdefault(reason, []).append(f"`{entry.method}`")
     for reason, names in refused.items():
-        lines.append(f"Not here: {', '.join(dict.fromkeys(names))} ({reason}).")
-    if family.expected_to_fail:
-        lines += ["", verdict(family, ranked, inputs)]
+        lines += ["", f"Not here: {', '.join(dict.fromkeys(names))} ({reason})."]
+    if family.fails_below is not None:
+        lines += ["", verdict(family, ranked)]
     return [*lines, ""]
 
 
-def verdict(
-    family: Family, ranked: Mapping[Entry, dict[str, float]], inputs: Mapping[str, Any]
-) -> str:
+def verdict(family: Family, ranked: Mapping[Entry, dict[str, float]]) -> str:
     """Whether what was expected to fail did."""
-    wanted = mean({name: mean(inputs[name]) for name in family.experts})
-    unhurt = [e.label for e, s in ranked.items() if mean(s) >= UNHURT * wanted]
-    first = next(iter(ranked))
+    assert family.fails_below is not None
+    passed = [e.label for e, s in ranked.items() if family.summary(s) >= family.fails_below]
+    first, scores = next(iter(ranked.items()))
     text = (
-        f"Expected to fail: the experts score {wanted:.3f} in the mean, the best merge "
-        f"({first.label}) {mean(ranked[first]):.3f}."
+        f"Expected to fail, with *{family.summary_name}* below {family.fails_below:g}: the best is "
+        f"{first.label} with {family.summary(scores):.{family.digits}f}."
     )
-    if unhurt:
-        return text + f" These did not fail, being near one input: {', '.join(unhurt)}."
-    return text + f" All {len(ranked)} did: units of unrelated networks are ordered differently."
+    if passed:
+        return f"{text} These did not fail: {', '.join(passed)}."
+    return (
+        f"{text} All {len(ranked)} methods did: unrelated networks order their units differently."
+    )
 
 
 def page(parts: list[str], facts: Mapping[str, str]) -> str:

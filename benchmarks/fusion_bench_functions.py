@@ -21,7 +21,7 @@ from fusion_bench.method.dare.utils import param_random_drop_
 from fusion_bench.method.emr_merging.utils import emr_merge
 from fusion_bench.method.isotropic_merging.iso_utils import iso_c, iso_cts
 from fusion_bench.method.magmax.magmax import _magmax_select
-from fusion_bench.method.model_stock.model_stock import compute_angle, compute_ratio, merge_weights
+from fusion_bench.method.model_stock import model_stock
 from fusion_bench.method.slerp.slerp_utils import slerp
 from fusion_bench.method.tall_mask.utils import generate_task_masks
 from fusion_bench.method.task_singular_vector.utils.TSVM_utils import (
@@ -110,9 +110,15 @@ class Functions:
         return {"wudi": self.plus({k: v.detach() for k, v in merged.items()})}
 
     def model_stock(self) -> dict[str, State]:
+        """With the constant that it adds to denominators, and without."""
         a, b = self.experts[:2]
-        ratio = compute_ratio(compute_angle(a, b, self.base))
-        return {"model_stock": merge_weights(a, b, self.base, ratio)}
+        made = {}
+        for eps in (model_stock.EPS, 0.0):
+            model_stock.EPS = eps
+            ratio = model_stock.compute_ratio(model_stock.compute_angle(a, b, self.base))
+            name = f"model_stock EPS={eps:g}"
+            made[name] = model_stock.merge_weights(a, b, self.base, ratio)
+        return made
 
     def slerp(self) -> dict[str, State]:
         a, b = self.experts[:2]

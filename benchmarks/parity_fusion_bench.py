@@ -73,7 +73,14 @@ CASES = [
     Case("iso_c", "iso_c"),
     Case("iso_cts", "iso_cts", {"common_space_fraction": 0.8}),
     Case("wudi", "wudi"),
-    Case("model_stock", "model_stock", experts=2),
+    Case("model_stock EPS=0", "model_stock", experts=2),
+    Case(
+        "model_stock EPS=1e-08",
+        "model_stock",
+        experts=2,
+        because="its EPS, which weighs as much as the product of small deltas' norms",
+    ),
+    Case("dare", "dare", {"density": 0.3}, experts=1),
     Case("slerp", "slerp", {"t": 0.3}, experts=2, base=False),
     *(Case(f"emr-{t}", "emr", task=t) for t in (1, 2, 3)),
     *(Case(f"tall_masks-{t}", "consensus", task=t) for t in (1, 2, 3)),
@@ -151,10 +158,38 @@ def compare(case: Case, base: State, experts: list[State], out: Path) -> Row:
     except zoo.ZooError as error:
         row.finding = f"UNEXPLAINED: {str(error).splitlines()[0]}"
         return row
+    if case.method == "dare":
+        return _compare_drawn(row, base, experts[0], ours, theirs, 0.3)
     row.largest = max(float((ours[k] - theirs[k]).abs().max()) for k in base)
     change = max(float((theirs[k] - base[k]).abs().max()) for k in base)
     row.relative = row.largest / change
     row.finding = "rounding" if row.relative < ROUNDING else case.because or "UNEXPLAINED"
+    return row
+
+
+def _compare_drawn(
+    row: Row, base: State, expert: State, ours: State, theirs: State, density: float
+) -> Row:
+    """The masks are drawn by other generators: given each mask, is the result delta / density?"""
+    kept = {}
+    row.largest = 0.0
+    for program, made in (("here", ours), ("there", theirs)):
+        masks = {k: made[k] != base[k] for k in base}
+        kept[program] = sum(int(m.sum()) for m in masks.values())
+        for name, mask in masks.items():
+            wanted = base[name] + (expert[name] - base[name]) * mask / density
+            row.largest = max(row.largest, float((made[name] - wanted).abs().max()))
+    elements = sum(t.numel() for t in base.values())
+    sigma = (density * (1 - density) / elements) ** 0.5
+    shares = {program: count / elements for program, count in kept.items()}
+    row.relative = row.largest / max(float((theirs[k] - base[k]).abs().max()) for k in base)
+    far = any(abs(share - density) > 5 * sigma for share in shares.values())
+    row.finding = (
+        "UNEXPLAINED"
+        if far or row.relative > ROUNDING
+        else f"given the mask, rounding; kept {shares['here']:.3f} and {shares['there']:.3f} of "
+        f"{density:g} asked"
+    )
     return row
 
 
