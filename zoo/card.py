@@ -55,14 +55,15 @@ def cards(ready: Prepared, digest: str, licence: str | None) -> dict[str, bytes]
 
 def licence_of(inputs: Inputs) -> str | None:
     """The licence that all parents have, or None: they differ, or some are not known."""
-    found = {i.version.license if i.version else None for i in parents(inputs)}
+    every = [inputs.donor, *([inputs.base] if inputs.base else []), *inputs.experts]
+    found = {i.version.license if i.version else None for i in every}
     return found.pop() if len(found) == 1 else None
 
 
 def parents(inputs: Inputs) -> list[Input]:
     """The base, the experts, and who else gave files; each model once."""
     every = [*([inputs.base] if inputs.base else []), *inputs.experts, inputs.donor]
-    return list({i.model.digest: i for i in every}.values())
+    return list({i.model.label: i for i in every}.values())
 
 
 def recipe_of(ready: Prepared) -> dict[str, Any]:
@@ -124,11 +125,12 @@ def _given(lock: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 def _named(ready: Prepared) -> dict[str, Any]:
     """The lock, with what models are called in place of their digests."""
     inputs = ready.inputs
-    names = {i.model.digest: i.model.label for i in parents(inputs)}
+    names = {i.model.digest: i.model.label for i in reversed(parents(inputs))}
     for expert in inputs.experts:
         names |= {a.model.digest: a.model.label for a in expert.artifacts.values()}
     found: dict[str, Any] = _renamed({"artifacts": {}, **ready.lock}, names)
-    return found
+    # Two models may have the same weights, and so one digest.
+    return found | {"experts": [e.model.label for e in inputs.experts]}
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:

@@ -330,20 +330,20 @@ def _is_of_tokens(name: str) -> bool:
 
 
 def _height(label: str, checkpoint: Checkpoint) -> int:
-    """Rows of a model's embeddings that the configuration says are used."""
-    heights = {
-        t.shape[0] for n, t in checkpoint.tensors.items() if _EMBEDDING.search(n) and t.shape
-    }
-    if len(heights) != 1:
+    """Rows that all of a model's embeddings and heads have, and that the configuration says are
+    used."""
+    tensors = checkpoint.tensors
+    if not any(_EMBEDDING.search(n) and t.shape for n, t in tensors.items()):
         raise IncompatibleModels(
-            f"`{label}` has {'embeddings of different heights' if heights else 'no embeddings'}:",
+            f"`{label}` has no embeddings:",
             "zoo knows them by name (`embed_tokens`, `wte`, `word_embeddings` and the like).",
             "Leave out `tokenizer` for a model without a vocabulary.",
             problems=[f"`{label}` has no embeddings that a vocabulary could be matched with"],
         )
+    heights = [t.shape[0] for n, t in tensors.items() if _is_of_tokens(n) and t.shape]
     config = checkpoint.opened.config or {}
     said = [part.get("vocab_size") for part in (config, *text_parts(config))]
-    return min([heights.pop(), *(s for s in said if isinstance(s, int) and s > 0)])
+    return min([*heights, *(s for s in said if isinstance(s, int) and s > 0)])
 
 
 def text_parts(config: Mapping[str, Any]) -> list[dict[str, Any]]:

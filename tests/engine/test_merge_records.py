@@ -62,11 +62,19 @@ def test_the_run_says_what_was_done(registry: Registry, version: zoo.Version) ->
             "weight": [1.0, -0.5],
             "lambda": 0.75,
             "merge": "mean",
+            "rescale": "none",
             "scope": "global",
             "trim": "exact",
             "zero_sign": "majority",
         },
+        "slices": None,
         "exclude": [],
+        "missing": None,
+        "mismatch": None,
+        "compat": None,
+        "donor": None,
+        "tokenizer": None,
+        "chat_template": None,
         "seed": 11,
         "dtype": "BF16",
         "data": None,
@@ -198,7 +206,9 @@ def test_configuration_and_tokenizer_come_from_the_base_and_the_card_does_not(
             "tokenizer.json",
             "modeling.py",
             "zoo_recipe.json",
-        } == {p.name for p in path.iterdir()}
+            "README.md",
+        } == {p.name for p in path.iterdir()} - {"mergekit_config.yml"}
+        assert f"# About {donor}" not in (path / "README.md").read_text()
         assert f'"{donor}"' == (path / "tokenizer.json").read_text()
         assert donor == json.loads((path / "config.json").read_text())["whose"]
 
