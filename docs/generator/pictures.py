@@ -26,6 +26,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "cabs": {"n": 1, "m": 4, "weight": 1.0},
     "della": {"density": 0.5, "epsilon": 0.3},
     "lines": {"alpha": 0.2, "beta": 0.8},
+    "nearswap": {"t": 0.25},
+    "ram": {"epsilon": 0.09},
     "sce": {"select_topk": 0.5},
     "task_vectors": {"sparsify": "magnitude", "scope": "tensor", "density": 0.5, "elect": "count"},
     "wudi": {"solver": "closed_form"},
@@ -35,8 +37,8 @@ USUAL: dict[str, Any] = {"density": 0.5}
 """Parameters of every other picture whose method has them."""
 NEEDED: dict[str, Any] = {"weight": 1.0}
 """Parameters that a method asks for; all others that it asks for are one half."""
-NO_PICTURE: frozenset[str] = frozenset()
-"""Methods that need more than weights, and would draw what another method draws."""
+PRUNED = frozenset({"sparse_soup"})
+"""Methods for models that are pruned alike: every third entry of the toy experts is 0."""
 
 LAYERS, PER_LAYER = 3, 8
 NAME = "model.layers.{}.mlp.weight"
@@ -67,7 +69,7 @@ class Picture:
 
 def picture(method: Method) -> Picture | None:
     """The picture of a method; None for one that weights alone do not show."""
-    if method.needs in ("model", "data") or method.name in NO_PICTURE:
+    if method.needs in ("model", "data"):
         return None
     if method.name in ANGLES:
         return _arrows(method)
@@ -125,10 +127,12 @@ def _caption(method: Method, count: int, what: str, legend: str) -> str:
     noun, result = _words(method)
     many = ("One toy", "Two toy", "Three toy")[count - 1]
     shown = ", ".join(f"`{name}={value}`" for name, value in _parameters(method).items())
-    seed = "" if method.deterministic else " Chance decides; this is seed 0."
+    more = "" if method.deterministic else " Chance decides; this is seed 0."
+    for role in method.artifacts:
+        more += f" `{role}` is here the square of each entry."
     return (
         f"{many} {noun}{'s' * (count > 1)} {what}, and {result}"
-        f"{f', with {shown}' if shown else ''}. {legend}{seed}"
+        f"{f', with {shown}' if shown else ''}. {legend}{more}"
     )
 
 
@@ -136,7 +140,8 @@ def _bars(method: Method) -> Picture:
     import torch
 
     count = _experts(method)
-    deltas = torch.tensor(BARS[:count], dtype=torch.float64).view(count, LAYERS, 1, PER_LAYER)
+    bars = [[v * (i % 3 > 0 or method.name not in PRUNED) for i, v in enumerate(b)] for b in BARS]
+    deltas = torch.tensor(bars[:count], dtype=torch.float64).view(count, LAYERS, 1, PER_LAYER)
     base = torch.tensor(BASE, dtype=torch.float64).view(LAYERS, 1, PER_LAYER)
     merged = _merge(method, deltas, base).flatten().tolist()
     dropped = _dropped(method, deltas, base)
@@ -145,7 +150,7 @@ def _bars(method: Method) -> Picture:
 
     left, step, gap, top = 112, 20, 14, 30
     unit = min(30, 66 / max(0.1, *map(abs, merged)))  # pixels per unit; the sum may be tall
-    rows = [(f"{noun} {i + 1}" if count > 1 else noun, BARS[i], dropped[i]) for i in range(count)]
+    rows = [(f"{noun} {i + 1}" if count > 1 else noun, bars[i], dropped[i]) for i in range(count)]
     rows.append(("merged", merged, [False] * len(merged)))
     heights = [unit * (max(0.1, *values) - min(-0.1, *values)) + 18 for _, values, _ in rows]
     heights[-1] = max(heights[-1], unit * (max(mean) - min(mean)) + 18)
@@ -176,7 +181,7 @@ def _bars(method: Method) -> Picture:
                 drawing.line(place(entry) + 1, at, place(entry) + 15, at, "mean")
         y += height
     across = "the plain mean" if count > 1 else f"the {noun}"
-    legend = f"The dark line across each merged entry is {across}."
+    legend = f"The line across each merged entry is {across}."
     if any(map(any, dropped)):
         legend = "Hollow bars are entries that the method drops; " + legend[0].lower() + legend[1:]
     return Picture(drawing.text(), _caption(method, count, "of 24 entries in 3 layers", legend))
