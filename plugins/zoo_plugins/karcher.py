@@ -90,8 +90,8 @@ def karcher(
 
     The mean is found by following the mean tangent, starting from the normalized sum.
 
-    When: for three or more experts that should keep their norm, which a plain mean of directions
-    that disagree shrinks. For experts near their base it equals `linear` to the fourth digit.
+    When: for three or more experts that should keep their norm, which a plain mean shrinks where
+    they disagree. At small angles, as between fine-tunes of one base, it is close to `linear`.
 
     Args:
         experts: shape (e, n), overwritten.

@@ -38,7 +38,7 @@ def magmax(
     Returns:
         The merged delta, shape (n,).
     Cost: one pass, O(e n) time.
-    Source: Marczak et al. 2024, arXiv:2407.06322, section 4.
+    Source: Marczak et al. 2024, arXiv:2407.06322.
     """
     import torch
 

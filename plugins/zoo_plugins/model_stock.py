@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _SINGULAR = 1e-6
 """Size of 1 + (N-1) c that is rounding of float32 deltas: the ratio has its pole at zero."""
-_NEAR_POLE = 1e-3
+_NEAR_POLE = 1e-2
 """The same, where the rounding of float32 products begins to show."""
 
 
@@ -116,7 +116,7 @@ def model_stock(
     Returns:
         The merged delta, shape (n,).
     Cost: two passes over each tensor, the second from cache; one for scope=row.
-    Source: Jang et al. 2024, arXiv:2403.19522, section 4; for N > 2, where the paper has one
+    Source: Jang et al. 2024, arXiv:2403.19522; for N > 2, where the paper has one
         angle, the mean of mergekit (`mean_cosine`) or of FusionBench (`mean_angle`).
     Departs: a zero delta has cosine 0 with all others. At the pole, c = -1/(N-1), the result is the
         base. mergekit's `floor` shrinks small deltas towards the base; it is off by default. A row

@@ -97,7 +97,7 @@ def sparse_soup(
         Shape (n,).
     Cost: two passes: masks are compared over the whole model before anything is merged; one pass
         with `allow_union`.
-    Source: Zimmer et al. 2024, arXiv:2306.16788, section 3.
+    Source: Zimmer et al. 2024, arXiv:2306.16788.
     Departs: masks are not stored but read off exact zeros. A trained weight of exactly zero, in one
         expert, counts as another mask.
     """

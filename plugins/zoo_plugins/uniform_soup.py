@@ -29,7 +29,7 @@ def uniform_soup(experts: torch.Tensor) -> torch.Tensor:
     Returns:
         Shape (n,).
     Cost: one pass, O(e n) time.
-    Source: Wortsman et al. 2022, arXiv:2203.05482, section 2.
+    Source: Wortsman et al. 2022, arXiv:2203.05482.
     """
     total = experts[0]
     for expert in experts[1:]:

@@ -41,7 +41,7 @@ def wise_ft(
     Returns:
         The merged delta, shape (n,).
     Cost: one pass.
-    Source: Wortsman et al. 2022, arXiv:2109.01903, section 3.
+    Source: Wortsman et al. 2022, arXiv:2109.01903.
     """
     return deltas[0].mul_(alpha)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-NEARLY_OPPOSITE = 1e-3
+NEARLY_OPPOSITE = 1e-2
 """How far from opposite, as 1 + cosine or as squared length of a mean direction, the rounding of
 float32 products is harmless."""
 OPPOSITE = 1e-7
