@@ -3,22 +3,30 @@
 Where mergekit's semantics differ from a paper's, the method says how (`Method.mergekit`): a
 document in this form sets those parameters, so the same file gives the same model. `out_dtype`, or
 else `dtype`, is the type written; the computing type is always float32, which is no less than what
-`dtype` asks for. Embeddings of different sizes are cropped by the methods that mergekit crops
-with, and a note says so.
+`dtype` asks for.
 
 mergekit ignores what it does not know. Here an unknown key is refused; a parameter of another of
-its methods has no effect, which a note says. Several documents in one file are the stages of one
-merge; see `zoo.multi_stage`.
+its methods has no effect, which a note says. Our `missing` and `mismatch`, and filters by pattern,
+may stand in such a document too. Several documents in one file are the stages of one merge; see
+`zoo.multi_stage`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InvalidRecipe, did_you_mean
-from zoo.recipe import Expert, Recipe, mapping, output_dtype, refuse_unknown, sequence
+from zoo.recipe import (
+    Expert,
+    Recipe,
+    mapping,
+    one_word,
+    output_dtype,
+    refuse_unknown,
+    sequence,
+)
 from zoo.schedule import Value, is_plain, is_rules
 from zoo.slices import Slice, Source, below, layer_range, models_of
 from zoo.tokenizer_block import TokenizerBlock, read_tokenizer_block
@@ -38,10 +46,10 @@ _KEYS = (
     "tokenizer",
     "tokenizer_source",
     "chat_template",
+    "missing",
+    "mismatch",
 )
 _REFERENCE_KEYS = ("model", "lora", "override_architecture")
-_AS_THEY_ARE = ("karcher", "multislerp", "sce", "ram", "ramplus_tl", "nearswap", "passthrough")
-"""Methods that do not crop embeddings of different sizes."""
 
 
 def read_mergekit(document: Mapping[str, Any], methods: Mapping[str, Method]) -> Recipe:
@@ -86,7 +94,8 @@ def read_mergekit(document: Mapping[str, Any], methods: Mapping[str, Method]) ->
         dtype=None if dtype is None else output_dtype(str(dtype).removeprefix("torch.")),
         tokenizer=_tokenizer(document),
         chat_template=_template(document.get("chat_template")),
-        mismatch=None if name in _AS_THEY_ARE else "crop",
+        missing=one_word(document.get("missing"), "missing", "base"),
+        mismatch=one_word(document.get("mismatch"), "mismatch", "crop"),
         compat="mergekit",
     )
     if "models" in given:
@@ -131,6 +140,7 @@ class _Reader:
                     how="List it among `models` with a weight, or remove `base_model`.",
                 )
             found.append(Source(self.base))
+        _once_each(found)
         return self._in_order(found, self.base)
 
     def slices(
@@ -156,6 +166,7 @@ class _Reader:
                 sources.append(Source(_path(entry.get("model")), layers, self.parameters(entry)))
             if not sources:
                 raise InvalidRecipe("A slice lists no `sources`.", key="sources")
+            _once_each(sources)
             own = _path(one["base_model"]) if one.get("base_model") is not None else None
             found.append(
                 Slice(
@@ -168,6 +179,12 @@ class _Reader:
             )
         if not found:
             raise InvalidRecipe("`slices` lists no slice.", key="slices")
+        if len(found[-1].sources) > len(found[0].sources):
+            self.notes.append(
+                "the norm and the head are merged of all sources of the last slice; mergekit "
+                f"leaves out those after the first {len(found[0].sources)}, as many as the first "
+                "slice has"
+            )
         return tuple(found)
 
     def modules(self, document: Any, shared: Mapping[str, Value]) -> tuple[Slice, ...]:
@@ -225,6 +242,19 @@ class _Reader:
             else:
                 found[ours[0]] = _schedule(value, _Choice(name, ours[1]))
         return found
+
+
+def _once_each(sources: Sequence[Source]) -> None:
+    """mergekit tells sources apart by their models, and merges none with itself."""
+    names = [s.model for s in sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidRecipe(
+                f"`{name}` is listed twice.",
+                "mergekit takes each model once.",
+                "Add up the weights; our own form of recipe takes layers of one model together.",
+                model=name,
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,8 +199,8 @@ def read_recipe(source: str | Path | Mapping[str, Any], methods: Mapping[str, Me
     return Recipe(
         method=document["method"],
         slices=slices if "slices" in document else (),
-        missing=_word(document.get("missing"), "missing", "base"),
-        mismatch=_word(document.get("mismatch"), "mismatch", "crop"),
+        missing=one_word(document.get("missing"), "missing", "base"),
+        mismatch=one_word(document.get("mismatch"), "mismatch", "crop"),
         compat=document.get("compat"),
         experts=tuple(
             _expert(
@@ -553,7 +553,8 @@ def _tokenizer(value: Any) -> TokenizerBlock | None:
     return None if value is None else read_tokenizer_block(value, model)
 
 
-def _word(value: Any, key: str, only: str) -> str | None:
+def one_word(value: Any, key: str, only: str) -> str | None:
+    """The value of a key that has one, or None."""
     if value not in (None, only):
         raise InvalidRecipe(f"`{key}` can be `{only}`, not {value!r}.", key=key)
     return only if value else None

@@ -291,6 +291,8 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"models": [{"model": {"name": "up"}}]}, "named by a path or reference"),
     ({"models": [{"model": {"model": "up", "lora": "x"}}]}, "puts an adapter on a model"),
     ({"models": [{"model": {"model": "up", "lra": "x"}}]}, "`lra`.*Did you mean `lora`"),
+    ({"models": [{"model": "up"}, {"model": "up"}]}, "`up` is listed twice"),
+    ({"mismatch": "pad"}, "`mismatch` can be `crop`"),
     ({"models": [{"model": "up+lora"}]}, "puts an adapter on a model.*merge_and_unload"),
     ({"models": [{"model": "up", "parameters": {"lambda": 1}}]}, "one value.*`parameters`"),
     ({"parameters": {"density": [{"filter": "ml*", "value": 1}]}}, "`ml\\*` fits no tensor.*glob"),

@@ -176,6 +176,19 @@ def test_slices_may_have_different_numbers_of_sources(
     torch.testing.assert_close(found[HEAD], (a[HEAD] + b[HEAD]) / 2)
 
 
+def test_a_head_of_more_sources_than_mergekit_takes_is_noted(
+    models: dict[str, State], registry: Registry
+) -> None:
+    def sources(*names: str) -> dict[str, Any]:
+        return {"sources": [{"model": m, "layer_range": [0, 2]} for m in names]}
+
+    def notes(*slices: dict[str, Any]) -> tuple[str, ...]:
+        return registry.plan({"merge_method": "linear", "slices": list(slices)}).notes
+
+    assert "leaves out those after the first 1" in notes(sources("a"), sources("a", "b"))[0]
+    assert () == notes(sources("a", "b"), sources("a"))
+
+
 def test_a_method_on_deltas_has_its_base_in_every_slice(
     models: dict[str, State], merged: Merge
 ) -> None:
@@ -468,6 +481,11 @@ def test_embeddings_of_different_sizes_are_cropped_where_that_is_allowed(
     found, config = merged({**recipe, "mismatch": "crop"})
 
     assert 8 == config["vocab_size"]
+    theirs = {"merge_method": "linear", "models": [{"model": "more"}, {"model": "a"}]}
+    cropped, _ = merged({**theirs, "mismatch": "crop"})
+    assert same_bytes(found, cropped)
+    with pytest.raises(IncompatibleModels, match="mismatch: crop"):
+        registry.plan(theirs)
     for name in (EMBEDDINGS, HEAD):
         torch.testing.assert_close(found[name], (more[name][:8] + models["a"][name]) / 2)
 
