@@ -251,7 +251,10 @@ class Magnitudes(Statistic):
             ordered = _scratch("ordered", len(row), pattern)
             if inner:
                 ordered[:] = row
-                ordered.partition(inner)
+            start = 0
+            for at in inner:  # numpy is vectorized for one place at a time
+                ordered[start:].partition(at - start)
+                start = at
             found.append([self._chosen(tensor, row, ordered, k) for k in kept])
         self._held = None
         return found
