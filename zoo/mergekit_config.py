@@ -52,8 +52,9 @@ def mergekit_config(method: Method, recipe: Mapping[str, Any], dtype: str | None
     if recipe["tokenizer"]:
         block = {k: v for k, v in recipe["tokenizer"].items() if k != "files"}
         document["tokenizer"] = {k: v for k, v in block.items() if v not in (None, {})}
-    if recipe["chat_template"] is not None:
-        document["chat_template"] = recipe["chat_template"]
+    for key in ("chat_template", "mismatch"):  # mergekit crops without being asked
+        if recipe[key] is not None:
+            document[key] = recipe[key]
     return document
 
 

@@ -18,11 +18,17 @@ def recipe() -> str:
     import zoo.mergekit_recipe as mergekit
     import zoo.recipe as module
     import zoo.schedule as schedule
+    import zoo.tokenizer_block as tokenizer
+    import zoo.vocabulary as vocabulary
 
     meanings = {name: text for name, _, text in attributes(module.Recipe)}
     defaults = {f.name: f.default for f in dataclasses.fields(module.Recipe)}
     meanings["compat"], defaults["compat"] = (
         inspect.cleandoc(module._compatible.__doc__ or ""),
+        None,
+    )
+    meanings["name"], defaults["name"] = (
+        "What later documents of the file call the result; see `zoo.multi_stage`.",
         None,
     )
     keys = [(code(key), scalar(defaults[key]), meanings[key]) for key in module._KEYS]
@@ -40,10 +46,12 @@ def recipe() -> str:
             "The language of `select` is that of [Queries](queries.md).",
             "## Values that vary over a model",
             inspect.cleandoc(schedule.__doc__ or ""),
+            "## Tokenizers",
+            inspect.cleandoc(tokenizer.__doc__ or ""),
+            inspect.cleandoc(vocabulary.__doc__ or ""),
             "## mergekit's form",
             inspect.cleandoc(mergekit.__doc__ or ""),
-            f"Keys: {', '.join(map(code, mergekit._KEYS))}. "
-            f"Refused, not silently ignored: {', '.join(map(code, mergekit._LATER))}.",
+            f"Keys: {', '.join(map(code, mergekit._KEYS))}.",
             table(["merge_method", "method here", "parameters", "what is set for it"], accepted),
             "## The lock",
             prose(module.lock.__doc__),

@@ -85,7 +85,13 @@ def test_the_run_says_what_was_done(registry: Registry, version: zoo.Version) ->
     assert json_digest(run.recipe) == run.recipe_digest
     assert ("merge", "ties", "1.0.0", 11) == (run.kind, run.method, run.method_version, run.seed)
     assert ("zoo-registry", installed("zoo-registry")) == (run.plugin, run.plugin_version)
-    modules = (zoo.stages.magnitude, zoo.stages.signs, zoo_plugins.ties)
+    modules = (
+        zoo.stages.magnitude,
+        zoo.stages.rescale,
+        zoo.stages.signs,
+        zoo.stages.sums,
+        zoo_plugins.ties,
+    )
     source = b"".join(Path(module.__file__).read_bytes() for module in modules)
     assert "sha256:" + hashlib.sha256(source).hexdigest() == run.code_hash
     assert {

@@ -151,14 +151,16 @@ def test_different_vocabularies_without_a_tokenizer_are_refused_with_the_remedy(
 ) -> None:
     recipe = {"method": "linear", "experts": [str(m) for m in models.values()]}
 
-    with pytest.raises(IncompatibleModels, match=r"tokenizer: \{source: union\}"):
-        registry.merge(recipe, out=tmp_path / "out")
+    for asked in (recipe, linear([*models.values()], base_model=str(models["base"]))):
+        with pytest.raises(IncompatibleModels, match=r"tokenizer: \{source: union\}"):
+            registry.merge(asked, out=tmp_path / "out")
 
 
-def test_a_document_of_mergekit_without_a_tokenizer_crops_as_mergekit_does(
+def test_embeddings_are_cropped_as_mergekit_does_where_that_is_asked_for(
     models: dict[str, Path], merged: Callable[..., Merged]
 ) -> None:
-    found = merged(linear([*models.values()], base_model=str(models["base"])))
+    document = linear([*models.values()], base_model=str(models["base"]))
+    found = merged({**document, "mismatch": "crop"})
 
     assert len(WORDS) == len(found.vocabulary) == len(found.state[EMBEDDING])
     assert 3 == len(found.tokenizer.added_tokens_decoder)
