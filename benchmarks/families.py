@@ -21,7 +21,6 @@ import itertools
 import json
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -68,11 +67,12 @@ class Entry:
     settings: tuple[tuple[str, Any], ...]
     stand_in: bool
     """Whether the mean of the experts stood in for the base."""
+    per_task: bool
 
     @property
     def label(self) -> str:
         settings = ", ".join(f"{name}={value}" for name, value in self.settings)
-        star = "\\*" if self.stand_in else ""
+        star = "\\*" * self.stand_in + "†" * self.per_task
         return f"`{self.method}`{star}" + (f" {settings}" if settings else "")
 
 
@@ -99,6 +99,8 @@ def applies(method: Method, family: Family) -> str:
     count = len(family.experts)
     if method.needs in ("model", "data"):
         return f"needs {method.needs}"
+    if method.artifacts:
+        return f"needs {', '.join(method.artifacts)} of each expert"
     if method.max_experts is not None and count > method.max_experts:
         return f"takes {method.max_experts} expert{'s' * (method.max_experts > 1)}"
     return f"takes {method.min_experts} or more experts" if count < method.min_experts else ""
@@ -109,40 +111,11 @@ def merge(method: Method, parameters: Mapping[str, Any], family: Family) -> dict
     import zoo
 
     base = family.base_state if method.base == "required" else None
+    made = zoo.merge(method, experts=family.expert_states, base=base, parameters=dict(parameters))
     if method.overlays is None:
-        made = zoo.merge(
-            method, experts=family.expert_states, base=base, parameters=dict(parameters)
-        )
         return dict.fromkeys(family.tasks, made)
-    with tempfile.TemporaryDirectory() as folder:
-        return _merge_by_task(method, parameters, family, Path(folder))
-
-
-def _merge_by_task(
-    method: Method, parameters: Mapping[str, Any], family: Family, folder: Path
-) -> dict[str, State]:
-    """Through a registry that is thrown away: overlays belong to stored versions."""
-    from safetensors.torch import save_file
-
-    import zoo
-
-    with zoo.open(folder / "registry.db") as registry:
-        for name, state in [("base", family.base_state)] + [
-            (f"expert-{i}", state) for i, state in enumerate(family.expert_states)
-        ]:
-            save_file(state, folder / f"{name}.safetensors")
-            registry.register(folder / f"{name}.safetensors", name=name)
-        registry.merge(
-            method=method.name,
-            experts=[f"expert-{i}" for i in range(len(family.experts))],
-            base="base",
-            parameters=dict(parameters),
-            name="merged",
-        )
-        return {
-            task: registry.load("merged", task=f"expert-{family.owners[task]}")
-            for task in family.tasks
-        }
+    models = {i: made.task(i) for i in {family.owners.get(task, 0) for task in family.tasks}}
+    return {task: models[family.owners.get(task, 0)] for task in family.tasks}
 
 
 def score(family: Family, made: Mapping[str, State]) -> dict[str, float]:
@@ -176,11 +149,12 @@ def measure(family: Family, chosen: Mapping[str, Method], scores: Scores) -> dic
     rows: dict[Entry, Any] = {}
     for method in chosen.values():
         if reason := applies(method, family):
-            rows[Entry(method.name, (), False)] = reason
+            rows[Entry(method.name, (), False, False)] = reason
             continue
         stand_in = method.base == "required" and family.base is None
         for parameters in settings(method):
-            entry = Entry(method.name, tuple(parameters.items()), stand_in)
+            per_task = method.overlays is not None
+            entry = Entry(method.name, tuple(parameters.items()), stand_in, per_task)
             key = f"{family.name} {entry.label} {method.code_hash}"
             if (found := scores.get(key)) is None:
                 began = time.perf_counter()
@@ -233,7 +207,8 @@ def section(family: Family, rows: Mapping[Entry, Any], inputs: Mapping[str, Any]
         values = [*(scores[task] for task in family.tasks), family.summary(scores)]
         return tuple(f"{value + 0.0:.{family.digits}f}" for value in values)
 
-    winners = [max(column, key=float) for column in zip(*map(cells, ranked.values()), strict=True)]
+    single = [cells(scores) for entry, scores in ranked.items() if not entry.per_task]
+    winners = [max(column, key=float) for column in zip(*single, strict=True)]
     lines = [f"## {family.name}", "", family.title, ""]
     lines += ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
     lines += ["| " + " | ".join([f"*{n}*", *cells(scores)]) + " |" for n, scores in inputs.items()]
@@ -241,7 +216,8 @@ def section(family: Family, rows: Mapping[Entry, Any], inputs: Mapping[str, Any]
     for entry, scores in ranked.items():
         alike.setdefault(cells(scores), []).append(entry.label)
     for values, labels in alike.items():
-        shown = [f"**{v}**" if v == w else v for v, w in zip(values, winners, strict=True)]
+        bold = not all("†" in label for label in labels)
+        shown = [f"**{v}**" if bold and v == w else v for v, w in zip(values, winners, strict=True)]
         lines.append("| " + " | ".join(["; ".join(labels), *shown]) + " |")
     refused: dict[str, list[str]] = {}
     for entry, found in rows.items():
@@ -251,7 +227,8 @@ def section(family: Family, rows: Mapping[Entry, Any], inputs: Mapping[str, Any]
     for reason, names in refused.items():
         lines += ["", f"Not here: {', '.join(dict.fromkeys(names))} ({reason})."]
     if family.fails_below is not None:
-        lines += ["", verdict(family, ranked)]
+        merged = {entry: scores for entry, scores in ranked.items() if not entry.per_task}
+        lines += ["", verdict(family, merged)]
     return [*lines, ""]
 
 
@@ -277,7 +254,9 @@ def page(parts: list[str], facts: Mapping[str, str]) -> str:
         "",
         f"{facts['date']}; zoo {facts['zoo']}, torch {facts['torch']}. Written by "
         "`benchmarks/families.py`, which says how settings were chosen. *Italic*: inputs. "
-        "**Bold**: the best merge of a task. \\*: the mean of the experts stood in for the base.",
+        "**Bold**: the best merge of a task. \\*: the mean of the experts stood in for the base. "
+        "†: keeps parts for each task, and is scored with those of the task's own expert; not one "
+        "model, so not in bold.",
         "",
     ]
     return "\n".join([*head, *parts]).rstrip() + "\n"
