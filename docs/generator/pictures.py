@@ -30,6 +30,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "ram": {"epsilon": 0.09},
     "sce": {"select_topk": 0.5},
     "task_vectors": {"sparsify": "magnitude", "scope": "tensor", "density": 0.5, "elect": "count"},
+    "twin": {"rank_fraction": 0.34},
     "wudi": {"solver": "closed_form"},
 }
 """Parameters of a method's picture, where `USUAL` does not show what it does."""
@@ -56,6 +57,8 @@ BASE = tuple(0.8 * cos(1.7 * i + 0.4) for i in range(LAYERS * PER_LAYER))
 """Where a base is required; nothing in the pictures depends on it, unless the method does."""
 ARROWS = ((1.0, 0.15), (0.3, 0.65), (0.1, 1.0))
 ARROWS_BASE = (0.3, 0.2)
+NOTHING = 0.05
+"""Pixels; a bar that is shorter is left out, whose sign may be rounding."""
 SIDE = 6
 """Rows and columns of the matrices of a heat map."""
 
@@ -76,14 +79,17 @@ def picture(method: Method) -> Picture | None:
     return _heat_maps(method) if method.needs == "tensor" else _bars(method)
 
 
-def _merge(method: Method, deltas: torch.Tensor, base: torch.Tensor, **more: Any) -> torch.Tensor:
+def _merge(
+    method: Method, deltas: torch.Tensor, base: torch.Tensor, **more: Any
+) -> list[torch.Tensor]:
     """What the method makes of the toy experts, minus the base where it has one.
 
     Args:
         deltas: shape (e, layers, *shape), a tensor of each layer of each expert.
         base: shape (layers, *shape), used by a method that requires it.
     Returns:
-        Shape (layers, *shape).
+        The merged model, shape (layers, *shape); then, of a method that keeps parts per task, the
+        model of each task.
     """
     import torch
 
@@ -100,7 +106,10 @@ def _merge(method: Method, deltas: torch.Tensor, base: torch.Tensor, **more: Any
         artifacts={role: [state(delta.square()) for delta in deltas] for role in method.artifacts},
         parameters=_parameters(method) | more,
     )
-    return torch.stack([made[NAME.format(i)] for i in range(len(base))]) - origin
+    models = [made]
+    if method.overlays is not None:
+        models += [made.task(i) for i in range(len(deltas))]
+    return [torch.stack([m[NAME.format(i)] for i in range(len(base))]) - origin for m in models]
 
 
 def _parameters(method: Method) -> dict[str, Any]:
@@ -143,17 +152,20 @@ def _bars(method: Method) -> Picture:
     bars = [[v * (i % 3 > 0 or method.name not in PRUNED) for i, v in enumerate(b)] for b in BARS]
     deltas = torch.tensor(bars[:count], dtype=torch.float64).view(count, LAYERS, 1, PER_LAYER)
     base = torch.tensor(BASE, dtype=torch.float64).view(LAYERS, 1, PER_LAYER)
-    merged = _merge(method, deltas, base).flatten().tolist()
+    merged, *tasks = [made.flatten().tolist() for made in _merge(method, deltas, base)]
     dropped = _dropped(method, deltas, base)
     mean = deltas.mean(0).flatten().tolist()
     noun, _ = _words(method)
 
     left, step, gap, top = 112, 20, 14, 30
     unit = min(30, 66 / max(0.1, *map(abs, merged)))  # pixels per unit; the sum may be tall
-    rows = [(f"{noun} {i + 1}" if count > 1 else noun, bars[i], dropped[i]) for i in range(count)]
-    rows.append(("merged", merged, [False] * len(merged)))
-    heights = [unit * (max(0.1, *values) - min(-0.1, *values)) + 18 for _, values, _ in rows]
-    heights[-1] = max(heights[-1], unit * (max(mean) - min(mean)) + 18)
+    rows = [
+        _Row(f"{noun} {i + 1}" if count > 1 else noun, bars[i], gone=dropped[i])
+        for i in range(count)
+    ]
+    rows.append(_Row("merged", merged, across=mean))
+    rows += [_Row(f"model {i + 1}", made, across=bars[i]) for i, made in enumerate(tasks)]
+    heights = [unit * (row.high - row.low) + 18 for row in rows]
     width = left + LAYERS * PER_LAYER * step + (LAYERS - 1) * gap + 16
     drawing = Drawing(width, top + sum(heights) + 10, f"{method.name} on toy {noun}s")
 
@@ -164,30 +176,51 @@ def _bars(method: Method) -> Picture:
         middle = place(layer * PER_LAYER) + PER_LAYER * step / 2
         drawing.words(middle, 20, f"layer {layer}", "middle")
     y = float(top)
-    for (label, values, gone), height in zip(rows, heights, strict=True):
-        high = max(0.1, *values, *(mean if label == "merged" else ()))
-        axis = y + 9 + unit * high
-        drawing.words(14, axis + 4, label)
+    for row, height in zip(rows, heights, strict=True):
+        axis = y + 9 + unit * row.high
+        drawing.words(14, axis + 4, row.label)
         for layer in range(LAYERS):
             start = place(layer * PER_LAYER)
             drawing.line(start, axis, start + PER_LAYER * step - 4, axis, "axis")
-        for entry, value in enumerate(values):
-            size = max(abs(value) * unit, 0.0)
-            look = "gone" if gone[entry] else "up" if value > 0 else "down"
-            if size:
+        for entry, value in enumerate(row.values):
+            size = abs(value) * unit
+            look = "gone" if entry in row.gone else "up" if value > 0 else "down"
+            if size > NOTHING:
                 drawing.bar(place(entry) + 1, axis - size * (value > 0), 14, size, look)
-            if label == "merged":
-                at = axis - mean[entry] * unit
-                drawing.line(place(entry) + 1, at, place(entry) + 15, at, "mean")
+        for entry, value in enumerate(row.across):
+            at = axis - value * unit
+            drawing.line(place(entry) + 1, at, place(entry) + 15, at, "mean")
         y += height
     across = "the plain mean" if count > 1 else f"the {noun}"
     legend = f"The line across each merged entry is {across}."
-    if any(map(any, dropped)):
+    if tasks:
+        legend += f" Model i is that of task i; the line across its entries is {noun} i."
+    if any(dropped):
         legend = "Hollow bars are entries that the method drops; " + legend[0].lower() + legend[1:]
     return Picture(drawing.text(), _caption(method, count, "of 24 entries in 3 layers", legend))
 
 
-def _dropped(method: Method, deltas: torch.Tensor, base: torch.Tensor) -> list[list[bool]]:
+@dataclass(frozen=True)
+class _Row:
+    """Bars beside a label."""
+
+    label: str
+    values: Sequence[float]
+    gone: frozenset[int] = frozenset()
+    """Entries drawn hollow."""
+    across: Sequence[float] = ()
+    """A line at each entry, to compare with."""
+
+    @property
+    def high(self) -> float:
+        return max(0.1, *self.values, *self.across)
+
+    @property
+    def low(self) -> float:
+        return min(-0.1, *self.values, *self.across)
+
+
+def _dropped(method: Method, deltas: torch.Tensor, base: torch.Tensor) -> list[frozenset[int]]:
     """Which entries of each delta come to nothing, the method's own way.
 
     Asked by giving all the weight to one expert: what then is not in the result was dropped. A
@@ -196,18 +229,19 @@ def _dropped(method: Method, deltas: torch.Tensor, base: torch.Tensor) -> list[l
     from zoo.errors import ZooError
     from zoo.parameters import per_expert
 
-    nothing = [[False] * (LAYERS * PER_LAYER) for _ in deltas]
+    nothing: list[frozenset[int]] = [frozenset()] * len(deltas)
     if method.space != "delta" or "weight" not in per_expert(method):
         return nothing
     found = []
     for i, delta in enumerate(deltas):
         weight = [float(i == j) for j in range(len(deltas))]
         try:
-            alone = _merge(method, deltas, base, weight=weight)
+            alone = _merge(method, deltas, base, weight=weight)[0]
         except ZooError:
             return nothing
         # The base was added and taken away again, so zero is only nearly so.
-        found.append(((alone.abs() < 1e-12) & (delta != 0)).flatten().tolist())
+        gone = ((alone.abs() < 1e-12) & (delta != 0)).flatten().nonzero().flatten()
+        found.append(frozenset(gone.tolist()))
     return found
 
 
@@ -219,7 +253,7 @@ def _arrows(method: Method) -> Picture:
     count = _experts(method)
     deltas = torch.tensor(ARROWS[:count], dtype=torch.float64).view(count, 1, 2)
     base = torch.tensor([ARROWS_BASE], dtype=torch.float64)
-    merged = _merge(method, deltas, base)[0].tolist()
+    merged = _merge(method, deltas, base)[0][0].tolist()
     mean = deltas.mean(0)[0].tolist()
     noun, _ = _words(method)
 
@@ -238,7 +272,7 @@ def _arrows(method: Method) -> Picture:
     legend = "Dashed: the norms of the inputs; the ring is the plain mean."
     if "t" in method.parameters.model_fields and "t" not in per_expert(method):
         for step in range(1, 10):
-            point = _merge(method, deltas, base, t=step / 10)[0].tolist()
+            point = _merge(method, deltas, base, t=step / 10)[0][0].tolist()
             drawing.dot(*at(point), 3, "merged")
         legend += " Dots: `t` from 0.1 to 0.9."
     for (x, y), look in zip(ARROWS[:count], looks, strict=False):
@@ -280,37 +314,41 @@ def _heat_maps(method: Method) -> Picture:
     deltas = _matrices(count)[:, None]
     base = torch.tensor([[BASE[: SIDE * SIDE][(i * 5) % 24] for i in range(SIDE * SIDE)]])
     base = base.double().view(1, SIDE, SIDE)
-    merged = _merge(method, deltas, base)[0]
+    merged, *tasks = [made[0] for made in _merge(method, deltas, base)]
     noun, _ = _words(method)
 
     panels = [(f"{noun} {i + 1}" if count > 1 else noun, d[0]) for i, d in enumerate(deltas)]
     panels += [("plain mean", deltas.mean(0)[0]), ("merged", merged)]
+    across = len(panels)  # panels side by side; the models of tasks go below the inputs
+    panels += [(f"model {i + 1}", made) for i, made in enumerate(tasks)]
     cell, gap, top, foot = 17, 26, 34, 84
     side = cell * SIDE
     spectra = [torch.linalg.svdvals(matrix).tolist() for _, matrix in panels]
     tallest = max(map(max, spectra)) or 1.0
     strongest = max(float(matrix.abs().max()) for _, matrix in panels) or 1.0
-    width = 20 + len(panels) * (side + gap) - gap + 20
-    drawing = Drawing(width, top + side + foot + 28, f"{method.name} on toy {noun}s")
+    width = 20 + across * (side + gap) - gap + 20
+    block = top + side + foot + 28
+    drawing = Drawing(width, block * (2 if tasks else 1), f"{method.name} on toy {noun}s")
     for i, ((label, matrix), spectrum) in enumerate(zip(panels, spectra, strict=True)):
-        x = 20 + i * (side + gap)
-        drawing.words(x + side / 2, 22, label, "middle")
+        x, y = 20 + i % across * (side + gap), i // across * block
+        drawing.words(x + side / 2, y + 22, label, "middle")
         for row in range(SIDE):
             for column in range(SIDE):
                 value = float(matrix[row, column])
-                drawing.bar(
-                    x + column * cell, top + row * cell, cell - 1, cell - 1,
-                    "up" if value > 0 else "down", round(abs(value) / strongest, 2),
-                )  # fmt: skip
-        floor = top + side + foot
+                strength = round(abs(value) / strongest, 2)
+                if strength:
+                    drawing.bar(
+                        x + column * cell, y + top + row * cell, cell - 1, cell - 1,
+                        "up" if value > 0 else "down", strength,
+                    )  # fmt: skip
+        floor = y + top + side + foot
         drawing.line(x, floor, x + side, floor, "axis")
         for k, size in enumerate(spectrum):
             height = (foot - 16) * size / tallest
-            drawing.bar(x + k * cell + 2, floor - height, cell - 5, height, "merged")
+            if height > NOTHING:
+                drawing.bar(x + k * cell + 2, floor - height, cell - 5, height, "merged")
         drawing.words(x + side / 2, floor + 18, "singular values", "middle")
-    return Picture(
-        drawing.text(),
-        _caption(
-            method, count, f"of {SIDE} by {SIDE} entries", "Below each matrix its singular values."
-        ),
-    )
+    legend = "Below each matrix its singular values."
+    if tasks:
+        legend += " Model i is that of task i."
+    return Picture(drawing.text(), _caption(method, count, f"of {SIDE} by {SIDE} entries", legend))
