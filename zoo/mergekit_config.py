@@ -7,6 +7,7 @@ entry sets. Whatever mergekit has no word for makes the recipe one it cannot say
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from zoo.dtypes import DTYPES
@@ -66,8 +67,13 @@ class _Writer:
         self.each = per_expert(method)
         self.said: dict[str, tuple[str, Mapping[Any, Any] | None]] = {}
         """Our parameter -> theirs, and our value for each of theirs."""
+        together = [ours for ours in meaning.names.values() if isinstance(ours, str)]
+        self.switches: dict[str, list[str]] = {}
+        """Our parameter -> theirs that mean it together; see `Mergekit.rewrite`."""
         for theirs, ours in meaning.names.items():
-            if isinstance(ours, str):
+            if isinstance(ours, str) and together.count(ours) > 1 and meaning.rewrite:
+                self.switches.setdefault(ours, []).append(theirs)
+            elif isinstance(ours, str):
                 self.said.setdefault(ours, (theirs, None))
             elif ours is not None:
                 self.said.setdefault(ours[0], (theirs, ours[1]))
@@ -144,6 +150,9 @@ class _Writer:
             values = value if name in self.each else [value]
             if self.recipe["compat"] != "mergekit" and any(map(_has_gradient, values)):
                 raise Unsayable(f"the gradient of `{name}` ends at the head, and its begin there")
+            if name in self.switches:
+                shared |= self._switched(name, value)
+                continue
             if name not in self.said:
                 self._check_silent(name, values)
                 continue
@@ -154,6 +163,16 @@ class _Writer:
             elif values and values[0] is not None:
                 shared[theirs] = _theirs(name, values[0], choices)
         return shared, own
+
+    def _switched(self, name: str, value: Value) -> dict[str, bool]:
+        """The positions of mergekit's switches that mean our value."""
+        assert self.meaning.rewrite is not None
+        theirs = self.switches[name]
+        for positions in product((True, False), repeat=len(theirs)):
+            found = dict(zip(theirs, positions, strict=True))
+            if value in self.meaning.rewrite(found).values():
+                return found
+        raise Unsayable(f"it cannot say `{name}: {value}`")
 
     def _check_silent(self, name: str, values: Sequence[Any]) -> None:
         """What mergekit has no name for has the value that its method implies."""

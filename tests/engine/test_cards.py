@@ -141,6 +141,19 @@ def test_mergekits_document_makes_the_same_model(
     assert weights[0] == weights[1]
 
 
+@pytest.mark.parametrize("vectors", ["flat", "rows", "columns"])
+def test_two_switches_of_mergekit_say_one_parameter(
+    vectors: str, shelf: Registry, tmp_path: Path
+) -> None:
+    files = card_files(shelf, recipe_for("nuslerp", vectors=vectors), tmp_path / "out")
+
+    document = yaml.safe_load(files["mergekit_config.yml"])
+    switches = document["parameters"]
+    assert (vectors == "flat") == switches["nuslerp_flatten"]
+    assert vectors == "flat" or (vectors == "columns") == switches["nuslerp_row_wise"]
+    assert vectors == shelf.plan(document).lock["parameters"]["vectors"]
+
+
 LAYERS = [f"model.layers.{i}.{part}.weight" for i in range(4) for part in ("self_attn", "mlp")]
 
 
