@@ -9,7 +9,15 @@ from annotated_types import Ge, Gt
 
 from zoo import Mergekit, Method, PerExpert, Statistic, hookimpl, method
 from zoo.stages.gram import Coefficients, Products, combine
-from zoo.stages.sphere import NEARLY_OPPOSITE, OPPOSITE, directions, follow, length, tangent
+from zoo.stages.sphere import (
+    NEARLY_OPPOSITE,
+    OPPOSITE,
+    directions,
+    follow,
+    is_nearly_opposite,
+    length,
+    tangent,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,13 +42,13 @@ def _mean(
         return own
     own /= own.sum()
     start = length(own, cosines)
-    if not products.exact and (
-        start**2 < NEARLY_OPPOSITE or (cosines[np.ix_(valid, valid)] < NEARLY_OPPOSITE - 1).any()
-    ):
+    if start**2 < NEARLY_OPPOSITE and not products.exact:
         return None
     balanced = start < max(tolerance, OPPOSITE)
     mean = np.eye(len(own))[np.flatnonzero(own)[0]] if balanced else own / start
     for _ in range(rounds):
+        if not products.exact and is_nearly_opposite(mean, cosines):
+            return None
         pull = tangent(mean, cosines, own, tolerance)
         if length(pull, cosines) < tolerance:
             break

@@ -10,7 +10,15 @@ from annotated_types import Gt
 from zoo import Mergekit, Method, PerExpert, Statistic, hookimpl, method
 from zoo.errors import IncompatibleModels
 from zoo.stages.gram import Coefficients, Products, combine
-from zoo.stages.sphere import NEARLY_OPPOSITE, OPPOSITE, directions, follow, length, tangent
+from zoo.stages.sphere import (
+    NEARLY_OPPOSITE,
+    OPPOSITE,
+    directions,
+    follow,
+    is_nearly_opposite,
+    length,
+    tangent,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +53,8 @@ def _barycentre(products: Products, p: Any) -> np.ndarray | None:
         )
     point = weights / mean
     if p.log_map:
+        if not products.exact and is_nearly_opposite(point, cosines):
+            return None
         point = follow(point, tangent(point, cosines, weights, p.eps), cosines)
     scale = float(weights @ norms)
     per_norm = np.divide(point, norms, out=np.zeros_like(point), where=norms > 0)

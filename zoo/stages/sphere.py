@@ -36,6 +36,11 @@ def length(point: np.ndarray, cosines: np.ndarray) -> float:
     return float(max(point @ cosines @ point, 0.0) ** 0.5)
 
 
+def is_nearly_opposite(point: np.ndarray, cosines: np.ndarray) -> bool:
+    """Whether the arc from a unit point to some direction hangs on rounding."""
+    return bool((cosines @ point < NEARLY_OPPOSITE - 1).any())
+
+
 def tangent(
     point: np.ndarray, cosines: np.ndarray, shares: np.ndarray, tolerance: float
 ) -> np.ndarray:
