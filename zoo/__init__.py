@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo.contract import AGAIN, Chunk, Method, Statistic, method
+    from zoo.contract import AGAIN, Chunk, Mergekit, Method, Overlay, Parts, Statistic, method
     from zoo.errors import ZooError
     from zoo.extensions import Architecture, Metric, Task
     from zoo.hookspecs import hookimpl
     from zoo.in_memory import merge
+    from zoo.loading import load
     from zoo.parameters import Fraction, PerExpert
     from zoo.records import MetricValue, Version
     from zoo.registry import Registry, open
@@ -24,6 +25,8 @@ _HOMES = {
     "Method": "zoo.contract",
     "Metric": "zoo.extensions",
     "MetricValue": "zoo.records",
+    "Overlay": "zoo.contract",
+    "Parts": "zoo.contract",
     "PerExpert": "zoo.parameters",
     "Registry": "zoo.registry",
     "Statistic": "zoo.contract",
@@ -31,6 +34,7 @@ _HOMES = {
     "Version": "zoo.records",
     "ZooError": "zoo.errors",
     "hookimpl": "zoo.hookspecs",
+    "load": "zoo.loading",
     "merge": "zoo.in_memory",
     "method": "zoo.contract",
     "open": "zoo.registry",
@@ -45,6 +49,8 @@ __all__ = [
     "Method",
     "Metric",
     "MetricValue",
+    "Overlay",
+    "Parts",
     "PerExpert",
     "Registry",
     "Statistic",
@@ -52,6 +58,7 @@ __all__ = [
     "Version",
     "ZooError",
     "hookimpl",
+    "load",
     "merge",
     "method",
     "open",

@@ -24,6 +24,7 @@ from zoo.audit import Happening
 from zoo.database import Database
 from zoo.errors import InvalidSelection, NotFound, RegistryError
 from zoo.lineage import Lineage, closure, reach
+from zoo.overlays import FOLDER
 from zoo.records import FileRecord, MetricValue, RunDraft, TensorRecord, Version, VersionDraft
 from zoo.references import check_alias, parse, resolve
 from zoo.run_rows import read_run
@@ -371,10 +372,25 @@ class Catalog:
     # Objects of the store
 
     def live_objects(self) -> set[str]:
-        """Keys of all objects that live versions need; the others may be collected."""
-        query = select(t.files.c.object).join(t.versions).where(t.versions.c.removed_at.is_(None))
+        """Keys of all objects that live versions need; the others may be collected.
+
+        The overlays of a version need its base too, be that removed or not: a task's model has
+        the base's values where its mask is 0.
+        """
+        f, v, i = t.files.c, t.versions.c, t.run_inputs.c
+        query = select(f.object).join(t.versions).where(v.removed_at.is_(None))
+        with_overlays = (
+            select(v.run_id)
+            .join(t.files, f.version_id == v.id)
+            .where(v.removed_at.is_(None), f.path.startswith(FOLDER))
+        )
+        bases = select(f.object).where(
+            f.version_id.in_(
+                select(i.version_id).where(i.role == "base", i.run_id.in_(with_overlays))
+            )
+        )
         with self._database.read() as connection:
-            return set(connection.scalars(query.distinct()))
+            return set(connection.scalars(query.union(bases)))
 
     def versions_with_object(self, key: str) -> list[Version]:
         """The live versions that an object is part of."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from zoo.dtypes import DTYPES
+from zoo.errors import InvalidCheckpoint
 
 if TYPE_CHECKING:
     import torch
@@ -121,3 +122,32 @@ class MemoryCheckpoint(Checkpoint):
         t = self._state[name].contiguous().cpu().reshape(-1).view(torch.uint8)
         out = torch.frombuffer(buffer, dtype=torch.uint8)
         out.copy_(t[start : start + len(buffer)])
+
+
+def state_of(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint in memory, name -> tensor, names ascending.
+
+    Raises:
+        InvalidCheckpoint: torch has no type for one of them.
+    """
+    return {name: _tensor(checkpoint, info) for name, info in checkpoint.tensors.items()}
+
+
+def _tensor(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
+    import torch
+
+    from zoo.dtypes import torch_dtype
+
+    try:
+        dtype = torch_dtype(info.dtype)
+    except KeyError:
+        raise InvalidCheckpoint(
+            f"Tensor `{info.name}` of `{checkpoint.opened.origin}` cannot be loaded:",
+            f"torch has no type {info.dtype}.",
+            tensor=info.name,
+        ) from None
+    if info.elements == 0:
+        return torch.empty(info.shape, dtype=dtype)
+    data = bytearray(info.nbytes)
+    checkpoint.read_into(info.name, 0, memoryview(data))
+    return torch.frombuffer(data, dtype=dtype).reshape(info.shape)

@@ -11,7 +11,7 @@ from zoo.contract import CHUNK, Method
 if TYPE_CHECKING:
     import torch
 
-    from zoo.checkpoint import TensorInfo
+    from zoo.checkpoint import Checkpoint, TensorInfo
 
     State = Mapping[str, torch.Tensor] | torch.Tensor
 
@@ -40,11 +40,13 @@ def merge(
         dtype: type of the result; that of the base, or of the first expert, by default.
         chunk: elements per chunk. Part of the result of methods that sum; leave it alone.
     Returns:
-        Name -> tensor, names ascending, on the CPU; a tensor where the experts are tensors.
+        Name -> tensor, names ascending, on the CPU; a tensor where the experts are tensors. Where
+        the method keeps parts per task, `TaskModels`.
     Raises:
         InvalidRecipe, IncompatibleModels, GateFailed
     """
     from zoo.execute import execute
+    from zoo.overlays import overlay_path
     from zoo.plan import artifact_digests, plan
     from zoo.recipe import Expert, Recipe, lock, output_dtype
     from zoo.units import parse_bytes
@@ -74,9 +76,39 @@ def merge(
     work = plan(known, resolved, models, origin, memory=memory, threads=threads)
     sink = _Tensors()
     execute(work, models, origin, sink, memory=memory, threads=threads, device=device)
-    if not isinstance(experts[0], Mapping):
-        return sink.made[_LONE]
-    return {t.info.name: sink.made[t.info.name] for t in work.tasks}
+    trunk = {t.info.name: sink.made[t.info.name] for t in work.tasks}
+    if known.overlays is not None:
+        overlays: list[dict[str, torch.Tensor]] = [{} for _ in models]
+        for part in (part for t in work.tasks for part in t.parts):
+            local = part.info.name.removeprefix(overlay_path(tasks[part.expert]) + "/")
+            overlays[part.expert][local] = sink.made[part.info.name]
+        return TaskModels(trunk, overlays, origin.checkpoint if origin else None)
+    return trunk if isinstance(experts[0], Mapping) else trunk[_LONE]
+
+
+class TaskModels(dict[str, Any]):
+    """The trunk, name -> tensor; `task(i)` is the model for the task of expert i.
+
+    `overlays[i]` has what the task keeps beside the trunk, as `zoo.overlays` describes it.
+    """
+
+    def __init__(
+        self,
+        trunk: Mapping[str, torch.Tensor],
+        overlays: Sequence[Mapping[str, torch.Tensor]],
+        base: Checkpoint | None,
+    ) -> None:
+        super().__init__(trunk)
+        self.overlays = tuple(overlays)
+        self._base = base
+
+    def task(self, index: int) -> dict[str, torch.Tensor]:
+        """Name -> tensor of one task's model."""
+        from zoo.checkpoint import MemoryCheckpoint, state_of
+        from zoo.task_model import TaskModel
+
+        overlay = MemoryCheckpoint(self.overlays[index])
+        return state_of(TaskModel(MemoryCheckpoint(self), overlay, self._base))
 
 
 _LONE = "tensor"

@@ -202,7 +202,8 @@ def _is_weights(file: FileRecord) -> bool:
     return file.path.endswith(".safetensors") and not is_overlay(file.path)
 
 
-def _is_carried(path: str) -> bool:
+def is_carried(path: str) -> bool:
+    """Whether a file beside the weights describes the architecture, not how the weights came."""
     own = (RECIPE_FILE, "mergekit_config.yml", INDEX)
     return not path.endswith(".safetensors") and path not in own and not path.startswith("README")
 
@@ -245,7 +246,7 @@ class Opener:
         beside = {
             f: self._registry.store.path(f.object)
             for f in self._registry.catalog.files(version.id)
-            if _is_carried(f.path)
+            if is_carried(f.path)
         }
         module = self._module(version.architecture, lambda: self._registry.path(version.ref))
         digests = {t.name: t.digest for t in self._registry.catalog.tensors(version.id)}
@@ -280,7 +281,7 @@ class Opener:
             files = {
                 path: pool.file(source)
                 for path, source in checkpoint.opened.auxiliary.items()
-                if _is_carried(path)
+                if is_carried(path)
             }
             digests = {n: f.result() for n, f in work.items()}
             beside = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from inspect import signature
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 from zoo.errors import InvalidRecipe
 
 if TYPE_CHECKING:
+    import torch
+
     from zoo.analytics import Table
     from zoo.artifacts import Compress
     from zoo.catalog import Catalog
+    from zoo.compression import Compressed, Compression
     from zoo.diff import Diff
     from zoo.fsck import FsckReport
     from zoo.gc import GcReport
@@ -345,6 +349,54 @@ class Registry:
             return merge_stages(self, stages, **result)
         return merge(self, request(self, recipe, **options), **result)
 
+    def compress(
+        self,
+        *,
+        name: str,
+        method: str = "tall_masks",
+        experts: Sequence[str] | None = None,
+        where: str | None = None,
+        order_by: str | None = None,
+        limit: int | None = None,
+        base: str | None = None,
+        exclude: Sequence[str] = (),
+        parameters: Mapping[str, Any] | None = None,
+        threads: int | None = None,
+        **options: Any,
+    ) -> Compressed:
+        """Store a family of experts as one version: a trunk, and for each task what it adds.
+
+        Args:
+            name: entry that gets it as its next version.
+            method: one that keeps parts per task: `tall_masks`, `emr`, `twin`, `tsv_compress`.
+            exclude: glob patterns of tensors that each task keeps whole: heads.
+            options: `memory`, `device`, `tags`, ... as for `merge`, which takes the others too.
+        Returns:
+            The version, its bytes beside those of the experts, and the error of each task.
+        Raises:
+            InvalidRecipe: the method keeps nothing per task; and what `merge` raises.
+        """
+        from zoo.compression import compress
+
+        if (experts is None) == (where is None and order_by is None and limit is None):
+            raise InvalidRecipe("Name the experts, or select them by a query; one of the two.")
+        recipe: dict[str, Any] = {
+            "method": method,
+            "parameters": dict(parameters or {}),
+            "exclude": list(exclude),
+        }
+        if experts is not None:
+            recipe["experts"] = list(experts)
+        else:
+            recipe["select"] = {"where": where, "order_by": order_by, "limit": limit}
+        return compress(self, recipe, name=name, base=base, threads=threads, **options)
+
+    def compression(self, ref: str) -> Compression | None:
+        """What a version with overlays takes beside its experts; None for one without."""
+        from zoo.compression import compression
+
+        return compression(self, self.get(ref))
+
     # Audit
 
     def lineage(self, ref: str, *, descendants: bool = False) -> Lineage:
@@ -384,14 +436,41 @@ class Registry:
         version = self.get(ref)
         return self.store.view(version.name, version.version, self.catalog.files(version.id))
 
-    def export(self, ref: str, directory: str | Path) -> Path:
+    def load(
+        self, ref: str | Path, *, task: str | None = None, base: str | Path | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The tensors of a version, or of the model it has for a task; see `zoo.load`."""
+        from zoo.loading import load
+
+        return load(ref, task=task, base=base, registry=self)
+
+    def export(
+        self,
+        ref: str,
+        directory: str | Path,
+        *,
+        task: str | None = None,
+        base: str | Path | None = None,
+    ) -> Path:
         """Copy a version to a new directory of plain files.
 
+        Args:
+            task: write the plain model of this task instead; `ref` may then be a directory too.
+            base: where the base is, if the registry does not have it.
         Raises:
             StoreError: the directory exists and is not empty, or there is no room.
+            NotFound: no such version or task, or the task's base is gone.
         """
         from zoo.becoming import becoming
 
+        if task is not None:
+            from zoo.loading import opened, write_model
+
+            with ExitStack() as stack:
+                found = opened(self, ref, task, base, stack)
+                with becoming(Path(directory)) as partial:
+                    write_model(found, partial)
+            return Path(directory)
         version, target = self.get(ref), Path(directory)
         with becoming(target) as partial:
             for file in self.catalog.files(version.id):

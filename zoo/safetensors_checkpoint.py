@@ -13,6 +13,7 @@ from zoo.auxiliary import auxiliary_files
 from zoo.checkpoint import Checkpoint, Opened, TensorInfo
 from zoo.errors import InvalidCheckpoint, InvalidName, NotFound
 from zoo.names import check_relative_path
+from zoo.overlays import files_below
 from zoo.safetensors_header import Header, parse_strict_json, read_header_from
 
 SINGLE = "model.safetensors"
@@ -121,7 +122,7 @@ def open_path(path: Path) -> SafetensorsCheckpoint:
     )
     if not files:
         raise NotFound(f"`{path}` holds no safetensors file.", path=path)
-    kept = {i.name for i in indexes}
+    kept = {*(i.name for i in indexes), *files_below(path)}
     auxiliary, skipped = auxiliary_files(path, weights=files, keep=kept)
     notes = {"skipped": skipped} if skipped else {}
     opened = Opened(str(path), files, auxiliary, read_config(path / "config.json"), notes)

@@ -15,7 +15,7 @@ from zoo_cli.session import Session
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Register": ("init", "register", "attach", "annotate", "alias", "rm"),
     "Look": ("ls", "show", "query", "path", "export"),
-    "Merge": ("methods", "merge", "diff"),
+    "Merge": ("methods", "merge", "compress", "diff"),
     "Audit": ("lineage", "verify", "fsck", "gc"),
     "More": ("demo", "plugins", "completion"),
 }

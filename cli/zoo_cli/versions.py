@@ -9,6 +9,7 @@ from zoo_cli.output import Column, on_terminal, show_fields, show_json, show_tab
 from zoo_cli.units import count, moment, number, short_digest, size
 
 if TYPE_CHECKING:
+    from zoo.compression import Compression
     from zoo.records import Version
 
 METRIC_COLUMNS = 6
@@ -43,6 +44,22 @@ def show_version(
             *extra,
         ]
     )
+
+
+def overlay_fields(kept: Compression | None) -> list[tuple[str, str | None]]:
+    """What a version keeps for each task, and the ratio to storing the experts."""
+    if kept is None:
+        return []
+    tasks = (
+        f"{t.task}  {size(t.bytes)}" + (f"  for {t.expert}" if t.expert else "") for t in kept.tasks
+    )
+    ratio = None
+    if kept.ratio is not None and kept.expert_bytes is not None:
+        ratio = (
+            f"{kept.ratio:.2f}: {size(kept.bytes)} for {size(kept.expert_bytes)} of experts, "
+            "the base not counted"
+        )
+    return [("tasks", "\n".join(tasks)), ("compression", ratio)]
 
 
 def show_versions(versions: Sequence[Version]) -> None:

@@ -11,7 +11,7 @@ from zoo_cli.arguments import reference_argument
 from zoo_cli.output import json_option, show_json
 from zoo_cli.session import Session, pass_session
 from zoo_cli.units import size
-from zoo_cli.versions import show_version
+from zoo_cli.versions import overlay_fields, show_version
 
 if TYPE_CHECKING:
     from zoo.records import RunDraft
@@ -31,6 +31,7 @@ def command(session: Session, ref: str, as_json: bool) -> None:
         files = registry.catalog.files(version.id)
         run = registry.catalog.run_of(version.id)
         history = registry.catalog.alias_history(version.name)
+        kept = registry.compression(version.ref)
     if as_json:
         show_json(
             {
@@ -38,11 +39,12 @@ def command(session: Session, ref: str, as_json: bool) -> None:
                 "files": [asdict(f) for f in files],
                 "alias_history": history,
                 "made_by": _as_dict(run) if run else None,
+                "overlays": kept.as_dict() if kept else None,
             }
         )
         return
     extra = [("files", "\n".join(f"{f.path}  {size(f.bytes)}" for f in files))]
-    show_version(version, False, [*extra, *_fields(run)])
+    show_version(version, False, [*extra, *overlay_fields(kept), *_fields(run)])
 
 
 def _as_dict(run: RunDraft) -> dict[str, Any]:
