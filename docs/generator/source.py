@@ -65,10 +65,16 @@ def class_text(cls: type) -> str:
 
 
 def _with_what_it_cites(docstring: str) -> str:
-    """A docstring that says "see `zoo.register`" goes on with what `zoo.register.register` says."""
+    """A docstring that says "see `zoo.load`" goes on with what that public function says, or what
+    `zoo.register.register` says where there is only a module `zoo.register`."""
+    import zoo
+
     cited = re.search(r"; see `zoo\.(\w+)`", docstring)
-    target = getattr(import_module(f"zoo.{cited[1]}"), cited[1], None) if cited else None
-    if cited is None or target is None:
+    if cited is None:
+        return docstring
+    home = zoo if cited[1] in zoo.__all__ else import_module(f"zoo.{cited[1]}")
+    target = getattr(home, cited[1], None)
+    if target is None:
         return docstring
     rest = (inspect.getdoc(target) or "").partition("\n\n")[2]
     return inspect.cleandoc(docstring.replace(cited[0], "")) + "\n\n" + rest
