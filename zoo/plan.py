@@ -209,6 +209,11 @@ def plan(
     if method.needs == "data":
         _check_data(method, lock, models, found)
     _check_artifacts(method, experts, found)
+    if method.overlays is not None and (places is not None or lock.get("tokenizer")):
+        found.problems.append(
+            f"method `{method.name}` keeps parts per task, which belong to the tensors of the base "
+            "as they are: slices and a `tokenizer` block make others"
+        )
     tasks: list[Task] = []
     if not found.problems:
         tasks = _tasks(method, lock, experts, base, excluded, places, found)

@@ -135,6 +135,7 @@ class TaskModel(Checkpoint):
         if trunk is not None and DTYPES[trunk.dtype].merges:
             if kinds <= {"mask", "scale"} and "mask" in kinds:
                 fits = sizes["mask"] == (trunk.elements + 7) // 8 and sizes.get("scale", 1) == 1
+                fits &= self._base is not None and self._base.tensors[name].shape == trunk.shape
             elif kinds == {"left", "right"} and trunk.shape:
                 rows, row = trunk.shape[0], trunk.elements // max(1, trunk.shape[0])
                 rank = shapes["right"][0] if len(shapes["right"]) == 2 else -1
