@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING
 
 from zoo.checkpoint import Checkpoint, TensorInfo
@@ -80,21 +81,20 @@ class TaskModel(Checkpoint):
         if f"scale:{info.name}" in self._overlay.tensors:
             scale = float(_values(self._overlay, f"scale:{info.name}", 0, 1))
         dtype = torch_dtype(info.dtype)
+        # Selected from as integers: torch cannot select from eight-bit floats.
+        integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+        bits = integers[dtype.itemsize]
+        wide = _wide(info.dtype, self._base.tensors[info.name].dtype)
         for at in range(first, last, _PIECE):
             end = min(at + _PIECE, last)
-            trunk = _values(self._trunk, info.name, at, end)
+            mask = self._mask(info.name, at, end)
+            taken = _values(self._trunk, info.name, at, end)
             base = _values(self._base, info.name, at, end)
-            if scale == 1:
-                taken = trunk
-            else:
-                wide = torch.promote_types(
-                    torch.promote_types(trunk.dtype, base.dtype), torch.float
-                )
-                taken = trunk.to(wide).sub_(base).mul_(scale).add_(base).to(dtype)
-            made = torch.where(self._mask(info.name, at, end), taken, base.to(dtype))
             if scale != 1:
-                _refuse_infinite(made, info)
-            yield made
+                origin = base.to(wide)
+                taken = taken.to(wide).sub_(origin).mul_(scale).add_(origin)
+                taken = _stored(taken.where(mask, origin), info)
+            yield torch.where(mask, taken.view(bits), base.to(dtype).view(bits))
 
     def _mask(self, name: str, first: int, last: int) -> torch.Tensor:
         import numpy as np
@@ -106,40 +106,38 @@ class TaskModel(Checkpoint):
 
     def _completed(self, info: TensorInfo, first: int, last: int) -> Iterator[torch.Tensor]:
         """Trunk plus the product of the factors, a block of rows at a time."""
-        import torch
-
         row = max(1, info.elements // max(1, info.shape[0]))
         rank = self._overlay.tensors[f"right:{info.name}"].shape[0]
-        wide = torch.promote_types(torch_dtype(info.dtype), torch.float)
+        wide = _wide(info.dtype)
         right = _values(self._overlay, f"right:{info.name}", 0, rank * row).view(rank, row).to(wide)
         rows = max(1, _PRODUCT // row)
         for top in range(first // row // rows * rows, -(-last // row), rows):
             bottom = min(top + rows, info.shape[0])
             left = _values(self._overlay, f"left:{info.name}", top * rank, bottom * rank)
             product = (left.view(-1, rank).to(wide) @ right).reshape(-1)
-            made = product.add_(_values(self._trunk, info.name, top * row, bottom * row))
-            made = made[max(0, first - top * row) : last - top * row].to(torch_dtype(info.dtype))
-            _refuse_infinite(made, info)
-            yield made
+            trunk = _values(self._trunk, info.name, top * row, bottom * row)
+            made = product.add_(trunk.to(wide))[max(0, first - top * row) : last - top * row]
+            yield _stored(made, info)
 
     def _check(self, name: str) -> None:
         """A damaged or foreign overlay must not be read past its ends."""
         kinds, trunk = self._kinds[name], self._trunk.tensors.get(name)
-        sizes = {
-            k: self._overlay.tensors[f"{k}:{name}"].elements for k in kinds & {"mask", "scale"}
-        }
-        shapes = {k: self._overlay.tensors[f"{k}:{name}"].shape for k in kinds & {"left", "right"}}
         if kinds == {"full"}:
             return
+        parts = {k: self._overlay.tensors[f"{k}:{name}"] for k in kinds}
         fits = False
         if trunk is not None and DTYPES[trunk.dtype].merges:
-            if kinds <= {"mask", "scale"} and "mask" in kinds:
-                fits = sizes["mask"] == (trunk.elements + 7) // 8 and sizes.get("scale", 1) == 1
-                fits &= self._base is not None and self._base.tensors[name].shape == trunk.shape
+            if "mask" in kinds:
+                found = {k: (p.dtype, p.shape) for k, p in parts.items()}
+                base = self._base.tensors.get(name) if self._base is not None else None
+                mask = {"mask": ("U8", ((trunk.elements + 7) // 8,))}
+                fits = found in (mask, {**mask, "scale": ("F64", ())})
+                fits &= base is not None and base.shape == trunk.shape
             elif kinds == {"left", "right"} and trunk.shape:
-                rows, row = trunk.shape[0], trunk.elements // max(1, trunk.shape[0])
-                rank = shapes["right"][0] if len(shapes["right"]) == 2 else -1
-                fits = shapes == {"left": (rows, rank), "right": (rank, row)}
+                rows, row = trunk.shape[0], prod(trunk.shape[1:])
+                rank = (*parts["right"].shape, 0)[0]
+                fits = (rows, rank) == parts["left"].shape and (rank, row) == parts["right"].shape
+                fits &= all(DTYPES[p.dtype].merges for p in parts.values())
         if not fits:
             raise InvalidCheckpoint(
                 f"`{self._overlay.opened.origin}` is no overlay of `{self._trunk.opened.origin}`:",
@@ -166,13 +164,25 @@ def _values(checkpoint: Checkpoint, name: str, first: int, last: int) -> torch.T
     return torch.frombuffer(data, dtype=torch_dtype(dtype))
 
 
-def _refuse_infinite(values: torch.Tensor, info: TensorInfo) -> None:
+def _wide(*dtypes: str) -> torch.dtype:
+    """The type to compute in."""
     import torch
 
-    if not bool(torch.isfinite(values).all()):
+    return torch.float64 if "F64" in dtypes else torch.float32
+
+
+def _stored(values: torch.Tensor, info: TensorInfo) -> torch.Tensor:
+    """The values in the type of the tensor.
+
+    Raises:
+        GateFailed: one of them is beyond it.
+    """
+    made = values.to(torch_dtype(info.dtype))
+    if not bool(made.to(values.dtype).isfinite().all()):
         raise GateFailed(
             f"The task's tensor `{info.name}` does not fit in {info.dtype}.",
             "Its scale or factors lead beyond the largest number of that type.",
             "Merge again with a wider type, for example `dtype: float32`.",
             tensor=info.name,
         )
+    return made
