@@ -108,10 +108,10 @@ def _parameters(method: Method, parameters: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _slice(method: Method, one: Mapping[str, Any]) -> dict[str, Any]:
-    if one["module"] is not None:
-        raise Unsayable("only mergekit's form has `modules`")
     base = one["base"]
-    found: dict[str, Any] = {"sources": [*one["sources"], *([base] if base else [])]}
+    sources = [*one["sources"], *([base] if base else [])]
+    found: dict[str, Any] = {"sources": [_given(s, "model", "layers") for s in sources]}
+    found |= _given(one, "module")
     if base:
         found["base"] = base["model"]
     return found | _parameters(method, one["parameters"])

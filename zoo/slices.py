@@ -13,7 +13,9 @@ slice's sources, the final norm and the head from the last one's. A value of a p
 for beside the source, in the slice, in the module, then in the recipe, and filters on values of one
 expert see the names its own tensors have.
 
-A `modules` document is slices with a module: a part of a model whose tensors lie under one name.
+A slice may name the `module` that it is of, a part of a model whose tensors lie under one name,
+such as `vision_tower`; each module is then stacked for itself. A source without `layers` is all of
+its module, or of its model.
 """
 
 from __future__ import annotations
@@ -60,18 +62,22 @@ def read_slices(document: Any) -> tuple[Slice, ...]:
     found = []
     for entry in sequence(document, "slices"):
         one = mapping(entry, "slices")
-        refuse_unknown(one, ("sources", "parameters", "base"), "a slice")
+        refuse_unknown(one, ("sources", "parameters", "base", "module"), "a slice")
         sources = []
         for listed in sequence(one.get("sources", ()), "sources"):
             source = mapping(listed, "sources")
             model, layers = source.pop("model", None), source.pop("layers", None)
-            sources.append(Source(_model(model), layer_range(layers, "layers"), source))
-        base = one.get("base")
+            taken = None if layers is None else layer_range(layers, "layers")
+            sources.append(Source(_model(model), taken, source))
+        base, module = one.get("base"), one.get("module")
+        if module is not None and not isinstance(module, str):
+            raise InvalidRecipe(f"`module` must be text, not {module!r}.", key="module")
         found.append(
             Slice(
                 _some(sources),
                 mapping(one.get("parameters", {}), "parameters"),
                 None if base is None else _model(base),
+                module,
             )
         )
     return _some(found)

@@ -159,6 +159,11 @@ def _sound(opened: Sequence[_Opened], found: Stack) -> bool:
     """Whether the ranges lie in their models and fit each other."""
     before = len(found.problems)
     for one in opened:
+        if not one.all[0].length and len(opened) > 1:
+            found.problems.append(
+                f"slice {one.number} takes no layers, but all there is, and others follow: "
+                "give it `layers`"
+            )
         if len({p.length for p in one.all}) > 1:
             found.problems.append(
                 f"slice {one.number} has sources of "

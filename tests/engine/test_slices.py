@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_models import State, left_behind, same_bytes
@@ -301,6 +302,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (stacked(("a", 0, 2), ("wide", 0, 1)), r"`model.norm.weight` are \[4\].*\[8\] in `wide@1`"),
     (stacked(("a", 0, 2), ("odd", 0, 1)), "no layer with a tensor like .*extra.* of `odd@1`"),
     ({**stacked(("a", 0, 2)), "method": "slerp", "parameters": {"t": 0.5}}, "2 or more experts"),
+    (
+        {"method": "linear", "slices": [{"sources": [{"model": m}]} for m in "ab"]},
+        "slice 1 takes no layers, but all there is, and others follow",
+    ),
     (stacked(("two", 0, 1)), "numbers layers under `decoder.layers.`, `encoder.layers.`.*modules"),
 ]
 
@@ -420,6 +425,29 @@ def test_modules_are_merged_each_in_its_own_way(seeing: dict[str, State], merged
     assert torch.equal(n[name.format(2)], found[name.format(3)])
 
 
+def test_our_form_has_modules_too_and_the_card_says_them(
+    seeing: dict[str, State], registry: Registry, merged: Merge
+) -> None:
+    both = [{"model": "m"}, {"model": "n", "weight": 3.0}]
+    recipe = {
+        "method": "linear",
+        "slices": [
+            {"module": "text_decoder", "sources": [{"model": "m", "layers": [0, 2]}]},
+            {"module": "text_decoder", "sources": [{"model": "n", "layers": [0, 3]}]},
+            {"module": "vision_tower", "sources": both},
+            {"module": "multi_modal_projector", "sources": both},
+        ],
+    }
+
+    found, config = merged(recipe)
+    registry.merge(recipe, name="both")
+
+    assert 5 == config["text_config"]["num_hidden_layers"]
+    assert [27.5, 27.5] == found["multi_modal_projector.w"].tolist()
+    again, _ = merged(recipe_on_the_card(registry.path("both")))
+    assert same_bytes(found, again)
+
+
 @pytest.mark.parametrize(
     "modules, message",
     [
@@ -508,18 +536,24 @@ def test_an_embedding_stands_for_the_head_that_is_tied_to_it(
 def test_the_card_has_a_recipe_that_makes_the_model_again(
     models: dict[str, State], registry: Registry, load: Callable[..., State], tmp_path: Path
 ) -> None:
-    import yaml
-
     recipe = stacked(("a", 0, 3), ("b", 1, 4))
     recipe["slices"][1]["parameters"] = {"scale": 2.0}
     registry.merge(recipe, name="tower")
-    card = (registry.path("tower") / "README.md").read_text()
 
-    written = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
-    registry.merge(written, out=tmp_path / "again")
+    registry.merge(recipe_on_the_card(registry.path("tower")), out=tmp_path / "again")
+    theirs = yaml.safe_load((registry.path("tower") / "mergekit_config.yml").read_text())
+    registry.merge(theirs, out=tmp_path / "theirs")
 
-    assert same_bytes(load(registry.path("tower")), load(tmp_path / "again"))
-    assert "mergekit_config.yml" in card
+    made = load(registry.path("tower"))
+    assert same_bytes(made, load(tmp_path / "again"))
+    assert same_bytes(made, load(tmp_path / "theirs"))
+
+
+def recipe_on_the_card(directory: Path) -> dict[str, Any]:
+    """The recipe that a model's card shows."""
+    card = (directory / "README.md").read_text()
+    found: dict[str, Any] = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
+    return found
 
 
 @pytest.mark.parametrize("case", ["stack_two_ranges", "duplicate_layer", "scale"])
