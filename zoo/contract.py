@@ -101,11 +101,14 @@ class Statistic(ABC):
     """Parameters, by public name, that a statistic of the whole model uses once for all tensors;
     a recipe that varies one of them over tensors is refused."""
     memory: int = 0
-    """Bytes it holds beyond the chunk it is given, for the prediction of a merge's memory."""
+    """Bytes it holds beyond the chunk it is given, for the prediction of a merge's memory. May be
+    a property that depends on `elements` and `width`."""
     memory_per_element: float = 0
     """Bytes it holds for each element it has seen, until the tensor, or the model, is merged."""
     elements: int = 0
     """Elements this statistic will see in one pass; the engine sets it before `start`."""
+    width: int = 4
+    """Bytes of one value; the engine sets it before `memory` is asked for."""
     draw: Callable[[Chunk], Random]
     """Randomness for a chunk, the same the function is given; the engine sets it before `start`."""
 

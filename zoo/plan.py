@@ -23,7 +23,7 @@ from zoo.vocabulary import remedy
 if TYPE_CHECKING:
     import torch
 
-    from zoo.contract import Method
+    from zoo.contract import Method, Statistic
 
 BASE = -1
 """Index of the base among the models, where experts are 0, 1, ..."""
@@ -268,7 +268,7 @@ def _budget(
 ) -> _Budget:
     """As many threads, and then as large reads, as the budget has room for."""
     width = element_bytes(models)
-    shared, each = _statistics_bytes(method, tasks, len(models))
+    shared, each = _statistics_bytes(method, tasks, len(models), width)
     if method.needs in ("tensor", "model", "data"):
         merged = [t for t in tasks if t.source is None]
         sizes = [working_set(method, t, len(models), width) for t in merged]
@@ -310,16 +310,28 @@ def chunk_memory(models: int, chunk: int, blocks: int, width: int) -> int:
     return (models + 1) * blocks * chunk * width + (3 * models + 8) * chunk * width
 
 
-def _statistics_bytes(method: Method, tasks: Sequence[Task], models: int) -> tuple[int, int]:
+def _statistics_bytes(
+    method: Method, tasks: Sequence[Task], models: int, width: int
+) -> tuple[int, int]:
     """Bytes that statistics hold: of the whole model, and per thread."""
     merged = [t for t in tasks if t.source is None]
     if method.statistics is None or not merged:
         return 0, 0
-    found = list(method.statistics(merged[0].parameters, models))
-    sizes = [t.info.elements for t in merged]
-    whole = sum(s.memory + s.memory_per_element * sum(sizes) for s in found if s.scope == "model")
-    each = sum(s.memory + s.memory_per_element * max(sizes) for s in found if s.scope == "tensor")
-    return int(whole), int(each)
+    sizes = {t.info.elements for t in merged}
+    whole = each = 0
+    for statistic in method.statistics(merged[0].parameters, models):
+        statistic.width = width
+        if statistic.scope == "model":
+            whole += _held(statistic, sum(t.info.elements for t in merged))
+        else:
+            each += max(_held(statistic, size) for size in sizes)
+    return whole, each
+
+
+def _held(statistic: Statistic, elements: int) -> int:
+    """Bytes that a statistic holds when it has seen so many elements."""
+    statistic.elements = elements
+    return statistic.memory + int(statistic.memory_per_element * elements)
 
 
 def _reads_again(method: Method, tasks: Sequence[Task], models: int) -> bool:

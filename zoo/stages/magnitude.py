@@ -161,10 +161,6 @@ class Magnitudes(Statistic):
         self.scope = scope
         self.reads = reads
         self._keep = keep
-        cuts = sum(map(len, keep))
-        self.memory = cuts * ((16 << _BIN_BITS) + 4 * (2 * _FLUSH + _SAMPLE))
-        if scope == "tensor":
-            self.memory = max(self.memory, 8 * _HELD)
         self._inclusive = inclusive
         self._phase: Literal["sample", "select", "equal"] = "sample"
         self._held: np.ndarray | None = None
@@ -172,6 +168,13 @@ class Magnitudes(Statistic):
         self._samples: list[list[np.ndarray]] = [[] for _ in keep]
         self._lock = threading.Lock()
         self._float: type = float
+
+    @property
+    def memory(self) -> int:  # type: ignore[override]
+        if self._holds():
+            return self.width * self.elements * (len(self._keep) + 1)
+        cuts = sum(map(len, self._keep))
+        return cuts * ((16 << _BIN_BITS) + 4 * (2 * _FLUSH + _SAMPLE))
 
     def _holds(self) -> bool:
         """Whether the magnitudes of all experts are held at once."""
