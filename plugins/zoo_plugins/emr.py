@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from zoo import Chunk, Method, Overlay, Parts, Statistic, hookimpl, method
+from zoo.errors import GateFailed
 from zoo.stages.signs import add_up, elect
 
 if TYPE_CHECKING:
@@ -57,6 +58,14 @@ class _Rescalers(Statistic):
             state[1][i] += float(kept.sum(dtype=torch.float64))
 
     def finish(self, states: Mapping[str, list[list[float]]]) -> list[float]:
+        for tensor, (sums, *_) in states.items():
+            for i, whole in enumerate(sums):
+                if not math.isfinite(whole):
+                    raise GateFailed(
+                        f"The delta of expert {i} is not finite in tensor `{tensor}`.",
+                        "A merge of it would be worthless.",
+                        tensor=tensor,
+                    )
         scales = []
         for i in range(self._experts):
             whole, kept = (
