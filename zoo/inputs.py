@@ -238,6 +238,14 @@ class Opener:
             if not isinstance(unknown, NotFound) and not Path(named).exists():
                 raise
             if not Path(named).exists() and "://" not in named:
+                if named.count("/") == 1:  # as hubs name models
+                    raise NotFound(
+                        f"There is no entry and no directory `{named}`.",
+                        "Models are not downloaded.",
+                        f"If it is on a hub: `hf download {named.partition('@')[0]}`, and give the "
+                        "directory that this prints.",
+                        name=named,
+                    ) from None
                 raise
         return self._loose(named)
 

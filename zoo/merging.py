@@ -82,9 +82,15 @@ def request(
                 "Nothing says what to merge.", how="Select with --where, or name the experts."
             )
         asked = Recipe(registry.plugins.method(method).name)
+    if asked.slices and (experts or selecting or base is not None):
+        raise InvalidRecipe(
+            "The recipe's slices say which models are merged.",
+            how="Change them there, or write a recipe with `experts`.",
+        )
     over = parameters or {}
     own = (replace(e, parameters=_without(e.parameters, over)) for e in asked.experts)
-    asked = replace(asked, experts=tuple(own))
+    slices = (s.without(over) for s in asked.slices)
+    asked = replace(asked, experts=tuple(own), slices=tuple(slices))
     if experts:
         asked = replace(asked, experts=tuple(Expert(e) for e in experts), select=None)
     if selecting:

@@ -20,8 +20,8 @@ its module, or of its model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from zoo.errors import InvalidRecipe
@@ -49,6 +49,11 @@ class Slice:
     base: str | None = None
     """The base of this slice, where it is another than the recipe's."""
     module: str | None = None
+
+    def without(self, names: Container[str]) -> Slice:
+        """The same slice, saying nothing of some parameters."""
+        kept = (replace(s, parameters=_left(s.parameters, names)) for s in self.sources)
+        return replace(self, sources=tuple(kept), parameters=_left(self.parameters, names))
 
 
 def read_slices(document: Any) -> tuple[Slice, ...]:
@@ -123,6 +128,10 @@ def below(given: Mapping[str, Value], otherwise: Mapping[str, Value]) -> dict[st
         name: falling_through(value, otherwise[name]) if name in otherwise else value
         for name, value in both.items()
     }
+
+
+def _left(parameters: Mapping[str, Value], names: Container[str]) -> dict[str, Value]:
+    return {k: v for k, v in parameters.items() if k not in names}
 
 
 def _model(value: Any) -> str:

@@ -20,7 +20,7 @@ from tiny_llamas import HEAD, llama, llama_config
 
 import zoo
 from zoo import Registry
-from zoo.errors import InvalidRecipe
+from zoo.errors import InvalidRecipe, NotFound
 from zoo.recipe import read_recipe
 
 TWO = "models: [{model: a, parameters: {weight: 0.6}}, {model: b, parameters: {weight: 0.4}}]"
@@ -333,6 +333,13 @@ def test_configurations_about_tokenizers_are_read(name: str, small_zoo: Registry
     asked = any(k in document for k in ("tokenizer", "tokenizer_source"))
     assert asked == (recipe.tokenizer is not None)
     assert document.get("chat_template") == recipe.chat_template
+
+
+def test_a_model_on_a_hub_is_not_downloaded_but_how_to_is_told(small_zoo: Registry) -> None:
+    document = {"merge_method": "linear", "models": [{"model": "user/model@v1"}]}
+
+    with pytest.raises(NotFound, match=r"no entry and no directory.*hf download user/model`"):
+        small_zoo.plan(document)
 
 
 REFERENCES = [

@@ -363,6 +363,20 @@ def test_a_mistake_in_slices_is_told(
         registry.merge({**stacked(("a", 0, 1)), **change}, name="m")
 
 
+def test_options_override_parameters_of_slices_but_not_their_models(
+    models: dict[str, State], registry: Registry, load: Callable[..., State], tmp_path: Path
+) -> None:
+    recipe = stacked(("a", 0, 2))
+    recipe["slices"][0]["sources"][0]["scale"] = 3.0
+
+    registry.merge(recipe, parameters={"scale": 2.0}, out=tmp_path / "out")
+
+    torch.testing.assert_close(load(tmp_path / "out")[NORM], 2 * models["a"][NORM])
+    for option in ({"experts": ["b"]}, {"base": "z"}, {"where": "kind = 'expert'"}):
+        with pytest.raises(InvalidRecipe, match="slices say which models"):
+            registry.plan(recipe, **option)
+
+
 # A module is a part of a model under a name of its own.
 
 
