@@ -16,8 +16,10 @@ def recipe() -> str:
     import dataclasses
 
     import zoo.mergekit_recipe as mergekit
+    import zoo.multi_stage as stages
     import zoo.recipe as module
     import zoo.schedule as schedule
+    import zoo.slices as slices
     import zoo.tokenizer_block as tokenizer
     import zoo.vocabulary as vocabulary
 
@@ -46,6 +48,10 @@ def recipe() -> str:
             "The language of `select` is that of [Queries](queries.md).",
             "## Values that vary over a model",
             inspect.cleandoc(schedule.__doc__ or ""),
+            "## Slices",
+            inspect.cleandoc(slices.__doc__ or ""),
+            "## Stages",
+            inspect.cleandoc(stages.__doc__ or ""),
             "## Tokenizers",
             inspect.cleandoc(tokenizer.__doc__ or ""),
             inspect.cleandoc(vocabulary.__doc__ or ""),
