@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
 from zoo.plan import Model, Place, listed
 from zoo.views import Piece, pieces_of, view
+from zoo.vocabulary import EMBEDDING, HEAD, is_of_tokens, text_parts
 
-_EMBEDDINGS = re.compile(
-    r"(?:^|\.)(?:embed_tokens|wte|embed_in|word_embeddings|tok_embeddings|embeddings|shared)"
-    r"\.weight$"
-)
-_HEADS = re.compile(r"(?:^|\.)(?:lm_head|embed_out|output|output_layer)\.weight$")
 _BODY = re.compile(r"(?:(?:model|transformer|gpt_neox|backbone)\.)+\w+\.weight$")
 _GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -35,11 +32,6 @@ class Fitted:
     config: Mapping[str, Any] | None
     """The result's."""
     notes: list[str] = field(default_factory=list)
-
-
-def is_vocabulary(tensor: str) -> bool:
-    """Whether a tensor has a row for every token: the embeddings, or the head."""
-    return bool(_EMBEDDINGS.search(tensor) or _HEADS.search(tensor))
 
 
 def fitted(
@@ -74,7 +66,7 @@ def fitted(
 
 def is_tied(config: Mapping[str, Any] | None) -> bool:
     """Whether a configuration ties the head to the embeddings; silence means the usual."""
-    for part in (config or {}, *_text_parts(config or {})):
+    for part in (config or {}, *text_parts(config or {})):
         if isinstance(tied := part.get("tie_word_embeddings"), bool):
             return tied
     return any(
@@ -85,13 +77,13 @@ def is_tied(config: Mapping[str, Any] | None) -> bool:
 
 def embeddings_of(names: Sequence[str] | Mapping[str, Any]) -> str | None:
     """The tensor of a model's token embeddings."""
-    found = [n for n in names if _EMBEDDINGS.search(n)]
+    found = [n for n in names if EMBEDDING.search(n)]
     return min(found, key=len) if found else None
 
 
 def head_of(names: Sequence[str] | Mapping[str, Any]) -> str | None:
     """The tensor of a model's output head, where it has one of its own."""
-    return next((n for n in names if _HEADS.search(n)), None)
+    return next((n for n in names if HEAD.search(n) and n.endswith(".weight")), None)
 
 
 def head_beside(embeddings: str) -> str | None:
@@ -152,16 +144,14 @@ def _with_missing(
 
 def _cropped(pieces: Sequence[dict[str, Piece]], found: Fitted) -> int | None:
     """Cut what has a row per token to the block that all models have; the rows left, or None."""
-    names = sorted({n for own in pieces for n in own if is_vocabulary(n)})
+    names = sorted({n for own in pieces for n in own if is_of_tokens(n)})
     shapes = {n: [own[n].block for own in pieces if n in own] for n in names}
-    matrices = {n: s for n, s in shapes.items() if all(len(shape) == 2 for shape in s)}
-    if not matrices:
+    shapes = {n: s for n, s in shapes.items() if {len(shape) for shape in s} in ({1}, {2})}
+    rows = min((shape[0] for s in shapes.values() for shape in s), default=0)
+    if all(len(set(s)) == 1 and s[0][0] == rows for s in shapes.values()):
         return None
-    rows = min(shape[0] for s in matrices.values() for shape in s)
-    if all(len(set(s)) == 1 and s[0][0] == rows for s in matrices.values()):
-        return None
-    for name, own_shapes in matrices.items():
-        block = (rows, min(shape[1] for shape in own_shapes))
+    for name, own_shapes in shapes.items():
+        block = (rows, *(min(sizes) for sizes in zip(*(s[1:] for s in own_shapes), strict=True)))
         for own in pieces:
             if name in own:
                 own[name] = Piece(own[name].model, own[name].name, block)
@@ -171,23 +161,16 @@ def _cropped(pieces: Sequence[dict[str, Piece]], found: Fitted) -> int | None:
 
 def _described(config: Mapping[str, Any], untied: bool, rows: int | None) -> dict[str, Any]:
     """A configuration that says what was done."""
-    found = dict(config)
-    for key, part in found.items():
-        if isinstance(part, Mapping) and key in _TEXT:
-            found[key] = _described(part, untied and "tie_word_embeddings" in part, rows)
-    if untied and ("tie_word_embeddings" in found or not _text_parts(found)):
-        found["tie_word_embeddings"] = False
-    size = found.get("vocab_size")
-    if rows is not None and isinstance(size, int) and size > rows:
-        found["vocab_size"] = rows
+    found = deepcopy(dict(config))
+    parts = [found, *text_parts(found)]
+    if untied:
+        for part in [p for p in parts if "tie_word_embeddings" in p] or [found]:
+            part["tie_word_embeddings"] = False
+    for part in parts:
+        size = part.get("vocab_size")
+        if rows is not None and isinstance(size, int) and size > rows:
+            part["vocab_size"] = rows
     return found
-
-
-_TEXT = ("text_config", "llm_config", "language_config")
-
-
-def _text_parts(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [config[key] for key in _TEXT if isinstance(config.get(key), Mapping)]
 
 
 def described_as_untied(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from zoo.fitting import (
     head_beside,
     head_of,
     is_tied,
-    is_vocabulary,
 )
 from zoo.layer_config import LayersOf, with_layers
 from zoo.plan import Model, Place, listed
 from zoo.schedule import depth_at, depths, is_front, layer_count, layers, renumbered, stack_of
 from zoo.views import Piece, view
+from zoo.vocabulary import is_of_tokens
 
 _KNOWN_AS = {
     "text_decoder": ("language_model",),
@@ -373,7 +373,7 @@ def _check_shapes(opened: Sequence[_Opened], found: Stack) -> None:
                     f"`{first.model.label}` has no layer with a tensor like `{name}` of "
                     f"`{part.model.label}`, which slice {one.number} adds"
                 )
-            elif theirs is not None and not own <= theirs and not is_vocabulary(name):
+            elif theirs is not None and not own <= theirs and not is_of_tokens(name):
                 found.problems.append(
                     f"tensors like `{name}` are {_either(theirs)} in `{first.model.label}` and "
                     f"{_either(own)} in `{part.model.label}`: these layers cannot follow each other"

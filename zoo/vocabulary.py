@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from zoo.recipe import Recipe
     from zoo.registry import Registry
 
-_EMBEDDING = re.compile(
+EMBEDDING = re.compile(
     r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|embeddings)\.weight$"
     r"|^(?:model\.)?shared\.weight$"
 )
-_HEAD = re.compile(
+HEAD = re.compile(
     r"(?:^|\.)(?:lm_head(?:\.linear|\.decoder)?|embed_out|output_layer|vocab_projector)"
     r"\.(?:weight|bias)$"
     r"|^output\.(?:weight|bias)$"
@@ -70,7 +70,7 @@ class Vocabulary:
             infos = {
                 name: replace(info, dtype=self._dtype(info), shape=(self.rows, *info.shape[1:]))
                 for name, info in model.checkpoint.tensors.items()
-                if _is_of_tokens(name) and info.shape
+                if is_of_tokens(name) and info.shape
             }
             view = Reindexed(model.checkpoint, models, self.by_model[model.digest], infos)
             digests = {n: d for n, d in model.digests.items() if n not in infos}
@@ -162,7 +162,7 @@ def shown(inputs: Inputs, lock: Mapping[str, Any]) -> tuple[Inputs, Vocabulary |
 
 def remedy(tensor: str, a: Sequence[int], b: Sequence[int]) -> str:
     """What to do about a tensor of two shapes, if it is the vocabularies that differ."""
-    if not _is_of_tokens(tensor) or not a or not b or a[0] == b[0] or a[1:] != b[1:]:
+    if not is_of_tokens(tensor) or not a or not b or a[0] == b[0] or a[1:] != b[1:]:
         return ""
     return (
         ": their vocabularies differ, and `tokenizer: {source: union}` in the recipe "
@@ -325,22 +325,23 @@ def _keys(inputs: Inputs) -> dict[str, dict[str, str]]:
     }
 
 
-def _is_of_tokens(name: str) -> bool:
-    return bool(_EMBEDDING.search(name) or _HEAD.search(name))
+def is_of_tokens(name: str) -> bool:
+    """Whether a tensor has a row for every token: the embeddings, or the head."""
+    return bool(EMBEDDING.search(name) or HEAD.search(name))
 
 
 def _height(label: str, checkpoint: Checkpoint) -> int:
     """Rows that all of a model's embeddings and heads have, and that the configuration says are
     used."""
     tensors = checkpoint.tensors
-    if not any(_EMBEDDING.search(n) and t.shape for n, t in tensors.items()):
+    if not any(EMBEDDING.search(n) and t.shape for n, t in tensors.items()):
         raise IncompatibleModels(
             f"`{label}` has no embeddings:",
             "zoo knows them by name (`embed_tokens`, `wte`, `word_embeddings` and the like).",
             "Leave out `tokenizer` for a model without a vocabulary.",
             problems=[f"`{label}` has no embeddings that a vocabulary could be matched with"],
         )
-    heights = [t.shape[0] for n, t in tensors.items() if _is_of_tokens(n) and t.shape]
+    heights = [t.shape[0] for n, t in tensors.items() if is_of_tokens(n) and t.shape]
     config = checkpoint.opened.config or {}
     said = [part.get("vocab_size") for part in (config, *text_parts(config))]
     return min([*heights, *(s for s in said if isinstance(s, int) and s > 0)])
