@@ -383,6 +383,17 @@ def test_breadcrumbs_without_gamma_keeps_the_largest(scope: str) -> None:
     assert torch.equal(torch.tensor(kept[scope]), found)
 
 
+@pytest.mark.parametrize("length", [2304, 4224, 10080])
+def test_both_cuts_of_a_longer_tensor_are_exact(length: int) -> None:
+    delta = torch.randn(length, generator=torch.Generator().manual_seed(length))
+    asked = {"density": 0.6, "gamma": 0.01, "lambda": 1, "scope": "tensor"}
+
+    found = zoo.merge("breadcrumbs", [delta], base=torch.zeros_like(delta), parameters=asked)
+
+    kept = oracle.tensor_band(delta.double().numpy(), 0.6, 0.01)
+    assert found.tolist() == (delta.double().numpy() * (kept != 0)).tolist()
+
+
 @pytest.mark.parametrize("method", ["dare", "breadcrumbs"])
 def test_one_expert_whole_is_that_expert_bit_for_bit(method: str) -> None:
     base, expert = torch.tensor([0.1, 1e9]), torch.tensor([0.3, 0.7])

@@ -257,7 +257,7 @@ class Magnitudes(Statistic):
             start = 0
             for at in inner:  # numpy is vectorized for one place at a time
                 ordered[start:].partition(at - start)
-                start = at
+                start = at + 1  # what stands at `at` must not move again
             found.append([self._chosen(tensor, row, ordered, k) for k in kept])
         self._held = None
         return found
