@@ -38,7 +38,7 @@ def scaled(rules: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("pattern, names", FITS, ids=str)
+@pytest.mark.parametrize("pattern, names", FITS, ids=[str(pattern) for pattern, _ in FITS])
 def test_a_filter_fits_these_tensors(pattern: Any, names: set[str]) -> None:
     found = scaled([{"filter": pattern, "value": 2.0}, {"value": 1.0}])
 

@@ -1,7 +1,7 @@
 """The configurations of mergekit's examples, manual and test-suite, on models of this size.
 
 The list is ours: the keys and shapes of theirs, with models of a few hundred numbers. Those about
-tokenizers are in `test_vocabularies.py` with their tokenizers; here they are only read.
+tokenizers are in `test_tokenizers.py` with their tokenizers; here they are only read.
 """
 
 from __future__ import annotations
