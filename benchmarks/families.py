@@ -35,22 +35,26 @@ from measure import commit
 if TYPE_CHECKING:
     from zoo.contract import Method
 
+SCALES = (0.1, 0.25, 0.5, 1.0)
 GRID: dict[str, tuple[Any, ...]] = {
-    "lambda": (0.25, 0.5, 1.0),
+    "lambda": SCALES,
     "density": (0.2, 0.8),
     "convolutions": ("mean", "matrix"),
 }
 """What every method that has these parameters is tried at; by default, the rest."""
 OWN_GRID: dict[str, dict[str, tuple[Any, ...]]] = {
-    "awd": {"lambda": (0.25, 0.5, 1.0), "relative": (True,)},
+    "awd": {"lambda": SCALES, "relative": (True,)},
     "bang": {"alpha": (0.25, 0.5, 0.75)},
     "cabs": {"weight": (0.3, 0.6, 1.2)},
+    "consensus": {"lambda": SCALES, "mask_lambda": (0.2, 0.4)},
     "lines": {"alpha": (0.1, 0.3), "beta": (0.2, 0.6)},
     "multislerp": {"weight": (1.0,)},
     "nearswap": {"t": (0.001, 0.01)},
     "nuslerp": {"weight": (1.0,)},
     "sce": {"select_topk": (0.1, 1.0)},
     "slerp": {"t": (0.25, 0.5, 0.75)},
+    "tall_masks": {"mask_lambda": (0.2, 0.4, 0.6)},
+    "twin": {"lambda": (0.25,), "rank_fraction": (0.1, 0.5)},
     "wise_ft": {"alpha": (0.25, 0.5, 0.75)},
 }
 """What these methods are tried at instead."""
