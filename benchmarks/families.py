@@ -54,6 +54,7 @@ OWN_GRID: dict[str, dict[str, tuple[Any, ...]]] = {
     "sce": {"select_topk": (0.1, 1.0)},
     "slerp": {"t": (0.25, 0.5, 0.75)},
     "tall_masks": {"mask_lambda": (0.2, 0.4, 0.6)},
+    "tsv_compress": {"convolutions": ("full", "matrix")},
     "twin": {"lambda": (0.25,), "rank_fraction": (0.1, 0.5)},
     "wise_ft": {"alpha": (0.25, 0.5, 0.75)},
 }
