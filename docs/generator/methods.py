@@ -60,7 +60,7 @@ def method_page(method: Method, shown: Picture | None) -> str:
         parts += [f"![{method.name} on toy tensors]({method.name}.svg)", shown.caption]
     parts += ["## Formula", doc.text] if doc.text else []
     if "When" in doc.sections:
-        parts += ["## When to use it", doc.sections["When"]]
+        parts += ["## When to use it", sentence(doc.sections["When"])]
     parts += ["## Parameters", parameters_text(method)]
     titles = {"Cost": "Cost", "Source": "Source", "Departs": "Departures from the source"}
     for section, title in titles.items():
@@ -87,6 +87,10 @@ def contract_table(method: Method) -> str:
         ("deterministic", "yes" if method.deterministic else "no"),
         ("replay", method.replay + tolerance),
     ]
+    if method.artifacts:
+        facts.append(("needs beside each expert", ", ".join(map(code, method.artifacts))))
+    if method.overlays:
+        facts.append(("keeps for each task", "an overlay: `zoo.load(REF, task=T)` applies it"))
     return table(["property", "value"], facts)
 
 

@@ -39,6 +39,9 @@ def linear(
 
         merged = sum_i w_i * expert_i / sum_i w_i        (no division without `normalize`)
 
+    When: several runs of one task, or experts that lie near each other. Experts of different
+        tasks lose what each learned; give their base too, to `task_arithmetic` or `ties`.
+
     Args:
         experts: shape (e, n), overwritten.
     Returns:

@@ -90,6 +90,9 @@ def slerp(
         merged = sin((1-t) theta)/sin(theta) * a + sin(t theta)/sin(theta) * b
         merged = (1-t) a + t b          where |cos theta| > dot_threshold
 
+    When: two models of like norm, and the wish to move from one to the other without the norm
+        sinking in between. For small steps from one base it is nearly `linear`.
+
     Args:
         experts: a and b, shape (2, n), overwritten.
     Returns:

@@ -115,6 +115,9 @@ def ties(
         sign   = sign(sum_i w_i t_i), the majority of all signs where that is 0
         merged = base + lambda * fuse of { w_i t_i : sign agrees }
 
+    When: experts of different tasks and one base, a first try beyond the plain sum. Not for one
+        task's several runs, whose small changes agree and should stay.
+
     Args:
         deltas: shape (e, n), overwritten.
     Returns:
