@@ -133,21 +133,12 @@ def compression(registry: Registry, version: Version) -> Compression | None:
     sizes = {task_of(f.path): f.bytes for f in files if is_overlay(f.path)}
     if not sizes:
         return None
-    run = registry.catalog.run_of(version.id)
-    inputs = (
-        {
-            role: [registry.catalog.by_id(i.version) for i in run.inputs if i.role == role]
-            for role in ("base", "expert")
-        }
-        if run
-        else {"base": [], "expert": []}
-    )
-    experts = dict(zip(run.recipe.get("tasks", ()) if run else (), inputs["expert"], strict=False))
-    shared = {f.object for base in inputs["base"] for f in registry.catalog.files(base.id)}
+    base, experts = _parents(registry, version)
+    shared = {f.object for b in base for f in registry.catalog.files(b.id)}
     return Compression(
         tuple(
-            TaskSize(task, size, experts[task].ref if task in experts else None)
-            for task, size in sizes.items()
+            TaskSize(task, sizes[task], experts[task].ref if experts else None)
+            for task in experts or sizes
         ),
         sum(
             f.bytes
@@ -158,6 +149,19 @@ def compression(registry: Registry, version: Version) -> Compression | None:
     )
 
 
+def _parents(registry: Registry, version: Version) -> tuple[list[Version], dict[str, Version]]:
+    """The base of the version's run, if it has one, and the expert of each task; both empty
+    where no run tells, as of a directory that was registered."""
+    run = registry.catalog.run_of(version.id)
+    if run is None:
+        return [], {}
+    base, experts = (
+        [registry.catalog.by_id(i.version) for i in run.inputs if i.role == role]
+        for role in ("base", "expert")
+    )
+    return base, dict(zip(run.recipe["tasks"], experts, strict=True))
+
+
 def reconstruction_errors(
     registry: Registry, version: Version, *, threads: int, progress: Progress | None = None
 ) -> tuple[TaskError, ...]:
@@ -165,21 +169,15 @@ def reconstruction_errors(
 
     Running statistics of normalization are left out: they describe data, not the model.
     """
-    run = registry.catalog.run_of(version.id)
-    if run is None:
-        return ()
-    inputs = {
-        role: [registry.catalog.by_id(i.version) for i in run.inputs if i.role == role]
-        for role in ("base", "expert")
-    }
+    base, experts = _parents(registry, version)
     listening = progress or NoProgress()
-    listening.start(sum(v.bytes for v in inputs["expert"]), "compare")
+    listening.start(sum(v.bytes for v in experts.values()), "compare")
     found = []
     try:
-        for task, expert in zip(run.recipe.get("tasks", ()), inputs["expert"], strict=True):
+        for task, expert in experts.items():
             with ExitStack() as stack:
                 models = [opened(registry, version.ref, task, None, stack).model]
-                models += [open_version(registry, v, stack) for v in (expert, *inputs["base"])]
+                models += [open_version(registry, v, stack) for v in (expert, *base)]
                 found.append(_error(task, models, threads, listening))
     finally:
         listening.done()
