@@ -424,7 +424,8 @@ def _check_tensors(
             (sorted(set(tensors) - set(reference)), other, first, 0),
         ):
             if names := [n for n in names if owes(position, n)]:
-                allow = ": `missing: base` in the recipe allows it" if position < experts else ""
+                of_base = len(models) > experts and have is models[-1]
+                allow = ": `missing: base` in the recipe allows it" if of_base else ""
                 found.problems.append(
                     f"`{lack.label}` lacks {listed(names)}, which `{have.label}` has{allow}"
                 )
