@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from zoo.plan import Model, Place, listed
@@ -57,7 +57,9 @@ def fitted(
     if config is not None and (untied or rows is not None):
         found.config = _described(config, untied, rows)
     fit = [
-        model if own == pieces_of(model) else view(own, found.config)
+        model
+        if own == pieces_of(model)
+        else replace(view(own, found.config), label=model.label, artifacts=model.artifacts)
         for model, own in zip(models, pieces, strict=True)
     ]
     found.base, found.experts = (fit[0], fit[1:]) if base else (None, fit)
