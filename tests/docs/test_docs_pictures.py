@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from itertools import combinations
 from pathlib import Path
+from typing import Annotated, Any
 from xml.etree import ElementTree
 
 import pytest
@@ -63,3 +64,36 @@ def test_a_page_shows_the_picture_beside_it() -> None:
 
     assert PICTURES
     assert unshown == []
+
+
+def test_a_method_nobody_has_heard_of_gets_a_page_and_the_same_picture_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import zoo
+
+    monkeypatch.syspath_prepend(str(DOCS))
+    from generator.methods import method_page
+    from generator.pictures import picture
+
+    @zoo.method("halved", version="1.0.0")
+    def halved(deltas: Any, *, factor: Annotated[float, "of each delta"]) -> Any:
+        """Add a part of the first delta.
+
+            merged = base + factor * delta_0
+
+        When: never,
+        really.
+
+        Cost: none.
+        """
+        return deltas[0].mul_(factor)
+
+    shown = picture(halved)
+    assert shown is not None
+    page = method_page(halved, shown)
+
+    assert shown == picture(halved)
+    assert "with `factor=0.5`" in shown.caption
+    assert "(halved.svg)" in page
+    assert "## When to use it\n\nNever, really.\n" in page
+    assert "| `factor` | number | required | of each delta |" in page
