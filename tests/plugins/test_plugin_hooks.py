@@ -108,7 +108,7 @@ def test_zoo_register_methods_brings_a_method_that_merges(drop_in, tmp_path, sta
 
 def test_zoo_register_formats_brings_a_format_that_registers(drop_in, tmp_path):
     directory = drop_in(
-        "lines",
+        "line_files",
         """
         import zoo
         from zoo.checkpoint import Format, MemoryCheckpoint, Opened
