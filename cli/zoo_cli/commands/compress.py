@@ -78,9 +78,9 @@ def command(
     as_json: bool,
     **asked: Any,
 ) -> None:
-    """Store a family of experts as one version, and tell how good its tasks are.
+    """Store a family of experts as one version.
 
-    The version is a plain model, the trunk, and beside it what each task needs to be found again
+    It tells what that saves, and how far each task is from its expert. The version is a plain model, the trunk, and beside it what each task needs to be found again
     in it. The experts may be removed then; their base may not. `zoo export --task` writes the
     model of a task.
 
