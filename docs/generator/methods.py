@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from generator.docstring import take_apart
@@ -119,6 +120,8 @@ def mergekit_text(method: Method) -> str:
         if entry.names:
             rows = [(code(name), meaning(name, ours)) for name, ours in entry.names.items()]
             text += "\n\n" + table(["its parameter", "here"], rows)
+        if entry.rewrite is not None and (said := inspect.getdoc(entry.rewrite)):
+            text += "\n\n" + " ".join(said.split())
         parts.append(text)
     return "\n\n".join(parts)
 

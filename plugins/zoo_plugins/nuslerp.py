@@ -114,7 +114,8 @@ _SWITCHES = ("nuslerp_flatten", "nuslerp_row_wise")
 
 
 def _one_switch(theirs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """mergekit's parameters with one switch of three positions."""
+    """Its two switches are one here: `vectors` is `flat` where `nuslerp_flatten` is true or not
+    given; else `columns` where `nuslerp_row_wise` is true, and `rows` where it is not."""
     flatten, row_wise = theirs.get(_SWITCHES[0], True), theirs.get(_SWITCHES[1], False)
     if not isinstance(flatten, bool) or not isinstance(row_wise, bool):
         return theirs  # to be refused for what they say
