@@ -546,8 +546,7 @@ def test_an_interrupted_merge_goes_on_and_its_parts_with_it(noted: Any) -> None:
 
     second, version = noted()
 
-    assert 4 == len(first)
-    assert set(first[:3]).isdisjoint(second)
+    assert set(first[:3]).isdisjoint(second) and first[3] in second
     assert registry.verify("m", replay=True).ok
     assert version is not None and registry.verify("m").ok
     assert [] == left_behind(registry)
