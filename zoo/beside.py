@@ -12,6 +12,7 @@ from zoo.card import cards
 from zoo.chat_templates import with_template
 from zoo.dtypes import DTYPES
 from zoo.inputs import RECIPE_FILE
+from zoo.overlays import config_path
 from zoo.records import FileRecord
 from zoo.tokenizer import FILES, written
 from zoo.vocabulary import text_parts
@@ -37,6 +38,10 @@ def files_beside(
     changed = config != donor.model.checkpoint.opened.config
     if config and (lock["dtype"] or ready.vocabulary or changed):
         made[_CONFIG] = _json(_changed(config, lock["dtype"], ready))
+    for task, expert in zip(lock.get("tasks", ()), ready.inputs.experts, strict=False):
+        own = expert.model.checkpoint.opened.config
+        if own and own != donor.model.checkpoint.opened.config:
+            made[config_path(task)] = _json(_changed(own, lock["dtype"], ready))
     if tokenizer := tokenizer_files(ready):
         made |= tokenizer
         kept = {r: p for r, p in kept.items() if r.path not in FILES}

@@ -17,7 +17,7 @@ from zoo.artifacts import artifact_of, attach
 from zoo.digest import weights_digest
 from zoo.errors import NotFound, StoreError, ZooError
 from zoo.hashing import HashPool
-from zoo.overlays import is_overlay, task_names
+from zoo.overlays import FOLDER, is_overlay, task_names
 from zoo.plan import Model
 from zoo.rank_one import expanded
 from zoo.recipe import Recipe
@@ -204,8 +204,9 @@ def _is_weights(file: FileRecord) -> bool:
 
 def is_carried(path: str) -> bool:
     """Whether a file beside the weights describes the architecture, not how the weights came."""
-    own = (RECIPE_FILE, "mergekit_config.yml", INDEX)
-    return not path.endswith(".safetensors") and path not in own and not path.startswith("README")
+    if path in (RECIPE_FILE, "mergekit_config.yml", INDEX):
+        return False
+    return not path.endswith(".safetensors") and not path.startswith(("README", FOLDER))
 
 
 class Opener:

@@ -14,7 +14,7 @@ from zoo.checkpoint import Checkpoint, state_of
 from zoo.errors import NotFound, VerificationFailed, ZooError, did_you_mean
 from zoo.hashing import HashPool, write_at
 from zoo.inputs import Opener, is_carried, open_version
-from zoo.overlays import is_overlay, overlay_path, task_of
+from zoo.overlays import config_path, is_overlay, overlay_path, task_of
 from zoo.register import format_of, resolve_source
 from zoo.safetensors_checkpoint import INDEX, SafetensorsCheckpoint, open_files
 from zoo.safetensors_header import index, layout, shards
@@ -90,6 +90,8 @@ def opened(
     if task is None:
         return Loadable(trunk, beside)
     overlay = _overlay(ref, task, beside, stack)
+    if (config := beside.get(config_path(task))) is not None:
+        beside["config.json"] = config
     origin = None
     if needs_base(overlay):
         origin = _base(registry, ref, version, overlay, base, stack)

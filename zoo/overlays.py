@@ -56,6 +56,11 @@ def overlay_path(task: str) -> str:
     return f"{FOLDER}{task}{_ENDING}"
 
 
+def config_path(task: str) -> str:
+    """Where a task's configuration is, if it is not the trunk's: heads differ in classes."""
+    return f"{FOLDER}{task}.json"
+
+
 def is_overlay(path: str) -> bool:
     return path.startswith(FOLDER) and path.endswith(_ENDING)
 

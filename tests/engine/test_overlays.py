@@ -169,8 +169,9 @@ def heads(register: Register) -> Iterator[list[State]]:
         model["head.weight"] = torch.randn(2 + i, 7, generator=torch.Generator().manual_seed(i))
         model["head.bias"] = torch.arange(2.0 + i)
     register("base", models[0], kind="base")
-    for name, state in zip("abc", models[1:], strict=True):
-        register(name, state, base="base", task=f"task-{name}")
+    for i, name in enumerate("abc"):
+        about = {"base": "base", "task": f"task-{name}", "config": {"num_labels": 2 + i}}
+        register(name, models[1 + i], **about)
     yield models
 
 
@@ -186,6 +187,22 @@ def test_heads_stay_with_their_tasks(
         assert found.keys() == expert.keys()
         assert all(torch.equal(expert[n], found[n]) for n in ("head.weight", "head.bias"))
     assert registry.verify("m", replay=True).ok
+
+
+def test_a_task_has_the_configuration_of_its_expert(
+    registry: Registry, heads: list[State], tmp_path: Path
+) -> None:
+    stored(registry, recipe={"exclude": ["head.*"]})
+    registry.export("m", tmp_path / "all")
+    registry.merge(method="linear", experts=["m"], name="later")
+
+    for i, (ref, task) in enumerate((("m", "task-a"), (str(tmp_path / "all"), "task-b"))):
+        target = registry.export(ref, tmp_path / task, task=task)
+        assert 2 + i == json.loads((target / "config.json").read_text())["num_labels"]
+        assert not (target / "overlays").exists()
+    assert "num_labels" not in json.loads((registry.path("m") / "config.json").read_text())
+    assert not (registry.path("later") / "overlays").exists()
+    assert registry.verify("m").ok
 
 
 def test_heads_that_are_not_excluded_are_refused(registry: Registry, heads: list[State]) -> None:
