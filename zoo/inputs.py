@@ -17,6 +17,7 @@ from zoo.artifacts import artifact_of, attach
 from zoo.digest import weights_digest
 from zoo.errors import NotFound, StoreError, ZooError
 from zoo.hashing import HashPool
+from zoo.known_digests import LookUp
 from zoo.overlays import FOLDER, is_overlay, task_names
 from zoo.plan import Model
 from zoo.rank_one import expanded
@@ -128,15 +129,17 @@ def gather(
     *,
     threads: int,
     stages: Mapping[str, Made] | None = None,
+    look_up: LookUp | None = None,
 ) -> Inputs:
     """Open everything a recipe names; the checkpoints close with `stack`.
 
     Args:
         stages: what the stages before this one made, by name; these go before other names.
+        look_up: says which digests need no hashing; without it all bytes of all paths are hashed.
     Raises:
         NotFound: a name or path leads nowhere, or a query finds nothing.
     """
-    opener = Opener(registry, stack, threads, stages)
+    opener = Opener(registry, stack, threads, stages, look_up)
     base = opener.open(recipe.base) if recipe.base is not None else None
     selection = None
     if recipe.select is not None:
@@ -216,11 +219,13 @@ class Opener:
         stack: ExitStack,
         threads: int,
         stages: Mapping[str, Made] | None = None,
+        look_up: LookUp | None = None,
     ) -> None:
         self._registry = registry
         self._stack = stack
         self._threads = threads
         self._stages = stages or {}
+        self._look_up = look_up
 
     def open(self, named: str) -> Input:
         """A stage, a reference, or a path: what the registry knows goes before files."""
@@ -228,11 +233,12 @@ class Opener:
         if isinstance(made, Input):
             return made
         if isinstance(made, Path):
-            found = self._loose(str(made))
+            # Its directory is here for this merge only.
+            found = self._loose(str(made), look_up=None)
             return replace(found, model=replace(found.model, label=named))
         named = made
         if self._registry.is_absent and Path(named).exists():
-            return self._loose(named)
+            return self._loose(named, self._look_up)
         try:
             return self.version(self._registry.get(named))
         except ZooError as unknown:
@@ -248,7 +254,7 @@ class Opener:
                         name=named,
                     ) from None
                 raise
-        return self._loose(named)
+        return self._loose(named, self._look_up)
 
     def version(self, version: Version) -> Input:
         checkpoint = open_version(self._registry, version, self._stack)
@@ -279,24 +285,32 @@ class Opener:
         architecture = self._registry.plugins.architectures.get(name or "")
         return (lambda: architecture.load(directory())) if architecture else None
 
-    def _loose(self, named: str) -> Input:
+    def _loose(self, named: str, look_up: LookUp | None) -> Input:
         path = resolve_source(self._registry, named)
         checkpoint = self._stack.enter_context(format_of(self._registry, path).open(path))
         # The engine will want torch, and loading it takes a second that hashing leaves free. No
         # daemon: a process that ends while a library is being loaded can crash.
         threading.Thread(target=import_module, args=("torch",)).start()
+        known = look_up(checkpoint) if look_up else None
+        found = known.digests if known else {}
         with HashPool(self._threads) as pool:
-            work = {n: pool.tensor(checkpoint, t) for n, t in checkpoint.tensors.items()}
+            work = {
+                n: pool.tensor(checkpoint, t)
+                for n, t in checkpoint.tensors.items()
+                if n not in found
+            }
             files = {
                 path: pool.file(source)
                 for path, source in checkpoint.opened.auxiliary.items()
                 if is_carried(path)
             }
-            digests = {n: f.result() for n, f in work.items()}
+            digests = {n: found.get(n) or work[n].result() for n in checkpoint.tensors}
             beside = {
                 FileRecord(path, *f.result()): checkpoint.opened.auxiliary[path]
                 for path, f in files.items()
             }
+        if known:
+            known.keep(digests)
         module = None
         if path.is_dir():
             module = self._module(architecture_of(checkpoint.opened.config), lambda: path)

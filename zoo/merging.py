@@ -21,6 +21,7 @@ from zoo.environment import check_device, environment
 from zoo.errors import InvalidRecipe, did_you_mean
 from zoo.execute import execute
 from zoo.inputs import Inputs, Made, gather, registered
+from zoo.known_digests import LookUp, known_digests
 from zoo.names import check_entry_name
 from zoo.overlays import overlay_layouts
 from zoo.plan import Plan, artifact_digests, plan
@@ -153,6 +154,7 @@ def prepared(
     *,
     keep: bool,
     stages: Mapping[str, Made] | None = None,
+    look_up: LookUp | None = None,
 ) -> Iterator[Prepared]:
     """Open the inputs and check everything. Nothing is written, but for registrations.
 
@@ -160,12 +162,15 @@ def prepared(
         stages: what the stages before this one made, by name.
         keep: register models given by path once all checks have passed, so that lineage has
             something to point at.
+        look_up: as for `gather`; never with `keep`.
     """
     check_device(resources.device)
     method = registry.plugins.method(asked.method)
     with ExitStack() as stack:
         threads = resources.threads
-        inputs = gather(registry, asked, method, stack, threads=threads, stages=stages)
+        inputs = gather(
+            registry, asked, method, stack, threads=threads, stages=stages, look_up=look_up
+        )
         digests = [e.model.digest for e in inputs.experts]
         base = inputs.base.model.digest if inputs.base else None
         beside = artifact_digests(method, [e.model for e in inputs.experts])
@@ -221,11 +226,14 @@ def merge(
     tags: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     stages: Mapping[str, Made] | None = None,
+    rehash: bool = False,
 ) -> Version | None:
     """Merge, and publish the result as the next version of `name`, or write it to `out`, or both.
 
     A merge that dies is taken up where it was when the same recipe is run again.
 
+    Args:
+        rehash: hash all inputs, though they have not changed since they were hashed.
     Returns:
         The new version, or None when only a directory was written.
     """
@@ -237,7 +245,10 @@ def merge(
         out = check_target(out)
     listening = progress or NoProgress()
     started, clock = datetime.now(UTC), time.monotonic()
-    with prepared(registry, asked, resources, keep=name is not None, stages=stages) as ready:
+    keep = name is not None
+    # What a registry and its lineage say of bytes must come from the bytes.
+    look_up = None if keep else lambda opened: known_digests(opened, rehash=rehash)
+    with prepared(registry, asked, resources, keep=keep, stages=stages, look_up=look_up) as ready:
         planned = time.monotonic()
         license = license or licence_of(ready.inputs)
         versions = [expert.version for expert in ready.inputs.experts]

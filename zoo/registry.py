@@ -304,6 +304,7 @@ class Registry:
         license: str | None = None,
         tags: Mapping[str, str] | None = None,
         progress: Progress | None = None,
+        rehash: bool = False,
     ) -> Version | None:
         """Merge models by a recipe, or by a method and a query.
 
@@ -317,6 +318,8 @@ class Registry:
             name: entry that gets the result as its next version.
             out: directory to write the result to.
             memory: budget for the whole process, such as `1GiB`.
+            rehash: hash all inputs. Without a `name`, digests of files that have not changed since
+                they were last hashed are remembered.
         Returns:
             The new version; None when the result only went to `out`.
         Raises:
@@ -344,6 +347,7 @@ class Registry:
             "license": license,
             "tags": tags,
             "progress": progress,
+            "rehash": rehash,
         }
         if stages := self._stages(recipe, options):
             return merge_stages(self, stages, **result)

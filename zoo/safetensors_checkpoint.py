@@ -76,6 +76,10 @@ class SafetensorsCheckpoint(Checkpoint):
             buffer = buffer[n:]
             offset += n
 
+    def stat(self, file: str) -> os.stat_result:
+        """What the file system says of an open file, whatever has its path by now."""
+        return os.fstat(self._files[file])
+
     def close(self) -> None:
         while self._files:
             os.close(self._files.popitem()[1])

@@ -68,6 +68,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Memory the merge may use.",
 )
+@click.option(
+    "--rehash",
+    is_flag=True,
+    help="Hash all inputs. Without --as, digests of files that have not changed since they were "
+    "hashed are remembered, in $ZOO_CACHE_DIR or the user's cache; an empty value turns that off.",
+)
 @threads_option
 @click.option("--device", metavar="NAME", default="cpu", show_default=True, help="`cpu` or `cuda`.")
 @about_options
