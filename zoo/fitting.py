@@ -9,18 +9,15 @@ where one stores it, the embeddings of the others stand for theirs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from zoo.plan import Model, Place, listed
+from zoo.tied_heads import embeddings_of, head_of, is_tied
 from zoo.views import Piece, pieces_of, view
-from zoo.vocabulary import EMBEDDING, HEAD, is_of_tokens, text_parts
-
-_BODY = re.compile(r"(?:(?:model|transformer|gpt_neox|backbone)\.)+\w+\.weight$")
-_GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+from zoo.vocabulary import is_of_tokens, text_parts
 
 
 @dataclass
@@ -64,34 +61,6 @@ def fitted(
     ]
     found.base, found.experts = (fit[0], fit[1:]) if base else (None, fit)
     return found
-
-
-def is_tied(config: Mapping[str, Any] | None) -> bool:
-    """Whether a configuration ties the head to the embeddings; silence means the usual."""
-    for part in (config or {}, *text_parts(config or {})):
-        if isinstance(tied := part.get("tie_word_embeddings"), bool):
-            return tied
-    return any(
-        isinstance(name, str) and name.endswith(_GENERATES)
-        for name in (config or {}).get("architectures") or ()
-    )
-
-
-def embeddings_of(names: Sequence[str] | Mapping[str, Any]) -> str | None:
-    """The tensor of a model's token embeddings."""
-    found = [n for n in names if EMBEDDING.search(n)]
-    return min(found, key=len) if found else None
-
-
-def head_of(names: Sequence[str] | Mapping[str, Any]) -> str | None:
-    """The tensor of a model's output head, where it has one of its own."""
-    return next((n for n in names if HEAD.search(n) and n.endswith(".weight")), None)
-
-
-def head_beside(embeddings: str) -> str | None:
-    """What the head would be called that embeddings are tied to."""
-    name, changed = _BODY.subn("lm_head.weight", embeddings)
-    return name if changed else None
 
 
 def _with_heads(

@@ -18,6 +18,7 @@ from zoo.overlays import Part, parts_apart, parts_of
 from zoo.recipe import parameters_at
 from zoo.schedule import depths
 from zoo.schedule import layers as blocks_of
+from zoo.tied_heads import tied_pair
 from zoo.vocabulary import remedy
 
 if TYPE_CHECKING:
@@ -86,7 +87,6 @@ class Task:
     """(layer, layers of its stack), for a tensor of a block."""
     parts: tuple[Part, ...] = ()
     """What the tasks' overlays get of it."""
-
     artifacts: tuple[str, ...] = ()
     """Those of the method's artifacts that all experts have for this tensor."""
     experts: int | None = None
@@ -203,9 +203,10 @@ def plan(
     if not experts:
         refuse(found.problems)
     models = [*experts, *([base] if base else [])]
-    excluded = _excluded(lock["exclude"], models)
-    _check_tensors(models, len(experts), excluded, places, found)
     donor = base or experts[0]
+    tied = tied_pair(donor.checkpoint.opened.config, donor.checkpoint.tensors)
+    excluded = _excluded(lock["exclude"], models, tied, found)
+    _check_tensors(models, len(experts), excluded, places, found)
     if method.needs == "data":
         _check_data(method, lock, models, found)
     _check_artifacts(method, experts, found)
@@ -216,9 +217,13 @@ def plan(
         )
     tasks: list[Task] = []
     if not found.problems:
-        tasks = _tasks(method, lock, experts, base, excluded, places, found)
+        tasks = _tasks(method, lock, experts, base, excluded, tied, places, found)
     apart = _apart(method, lock, experts, donor, excluded) if tasks else []
-    budget = _budget(method, lock, tasks, models, memory, threads)
+    if lost := excluded - donor.checkpoint.tensors.keys() - {t.info.name for t in apart}:
+        found.notes.append(
+            f"{listed(sorted(lost))} are excluded, and left out: `{donor.label}` has none"
+        )
+    budget = _budget(method, lock, tasks, models, len(experts), memory, threads)
     if budget.threads == 0:
         found.problems.append(
             f"this merge needs {budget.peak / 2**20:.0f} MiB on one thread, the budget is "
@@ -232,7 +237,7 @@ def plan(
         if t.source is None
     )
     carried = sum(t.info.nbytes for t in tasks if t.source is not None)
-    passes = 1 + _full_passes(method, lock, len(experts))
+    passes = 1 + len(_statistics(method, tasks, len(experts)))
     return Plan(
         method=method,
         lock=lock,
@@ -263,12 +268,14 @@ def _budget(
     lock: Mapping[str, Any],
     tasks: Sequence[Task],
     models: Sequence[Model],
+    experts: int,
     memory: int,
     threads: int,
 ) -> _Budget:
     """As many threads, and then as large reads, as the budget has room for."""
     width = element_bytes(models)
-    shared, each = _statistics_bytes(method, tasks, len(models), width)
+    statistics = _statistics(method, tasks, experts)
+    shared, each = _statistics_bytes(statistics, tasks, width)
     if method.needs in ("tensor", "model", "data"):
         merged = [t for t in tasks if t.source is None]
         sizes = [working_set(method, t, len(models), width) for t in merged]
@@ -294,7 +301,9 @@ def _budget(
     if not fitting:
         return _Budget(0, 1, needed(1, 1), 0)
     count = fitting[-1]
-    most = HELD_BLOCKS if _reads_again(method, tasks, len(models)) else MOST_BLOCKS
+    # Statistics of single tensors are passes before the last.
+    again = any(s.scope == "tensor" for s in statistics)
+    most = HELD_BLOCKS if again else MOST_BLOCKS
     blocks = max(b for b in range(1, most + 1) if b == 1 or needed(count, b) <= memory)
     return _Budget(count, blocks, needed(count, blocks), 0)
 
@@ -310,19 +319,24 @@ def chunk_memory(models: int, chunk: int, blocks: int, width: int) -> int:
     return (models + 1) * blocks * chunk * width + (3 * models + 8) * chunk * width
 
 
+def _statistics(method: Method, tasks: Sequence[Task], experts: int) -> Sequence[Statistic]:
+    """What runs before the merge of a tensor, as the first that is merged has it."""
+    first = next((t for t in tasks if t.source is None), None)
+    if method.statistics is None or first is None:
+        return ()
+    return method.statistics(first.parameters, first.experts or experts)
+
+
 def _statistics_bytes(
-    method: Method, tasks: Sequence[Task], models: int, width: int
+    statistics: Sequence[Statistic], tasks: Sequence[Task], width: int
 ) -> tuple[int, int]:
     """Bytes that statistics hold: of the whole model, and per thread."""
-    merged = [t for t in tasks if t.source is None]
-    if method.statistics is None or not merged:
-        return 0, 0
-    sizes = {t.info.elements for t in merged}
+    sizes = {t.info.elements for t in tasks if t.source is None}
     whole = each = 0
-    for statistic in method.statistics(merged[0].parameters, models):
+    for statistic in statistics:
         statistic.width = width
         if statistic.scope == "model":
-            whole += _held(statistic, sum(t.info.elements for t in merged))
+            whole += _held(statistic, sum(t.info.elements for t in tasks if t.source is None))
         else:
             each += max(_held(statistic, size) for size in sizes)
     return whole, each
@@ -332,21 +346,6 @@ def _held(statistic: Statistic, elements: int) -> int:
     """Bytes that a statistic holds when it has seen so many elements."""
     statistic.elements = elements
     return statistic.memory + int(statistic.memory_per_element * elements)
-
-
-def _reads_again(method: Method, tasks: Sequence[Task], models: int) -> bool:
-    """Whether a tensor has statistics of its own, which are passes before the last."""
-    merged = [t for t in tasks if t.source is None]
-    if method.statistics is None or not merged:
-        return False
-    return any(s.scope == "tensor" for s in method.statistics(merged[0].parameters, models))
-
-
-def _full_passes(method: Method, lock: Mapping[str, Any], experts: int) -> int:
-    if method.statistics is None:
-        return 0
-    given = lock["slices"][0]["parameters"] if lock["slices"] else lock["parameters"]
-    return len(method.statistics(parameters_at(method, given, "", 0.0), experts))
 
 
 def working_set(method: Method, task: Task, models: int, width: int) -> int:
@@ -461,6 +460,7 @@ def _tasks(
     experts: Sequence[Model],
     base: Model | None,
     excluded: set[str],
+    pair: tuple[str, str] | None,
     places: Mapping[str, Place] | None,
     found: _Findings,
 ) -> list[Task]:
@@ -468,7 +468,7 @@ def _tasks(
     carried_from = BASE if base else 0
     blocks = blocks_of(donor.checkpoint.tensors)
     sliced, places = places is not None, places or _places(lock, donor, len(experts))
-    tied = _tied(experts, base)
+    tied = {pair[0]: pair[1]} if pair else {}  # tensor -> the one it is tied to
     settings: dict[str, Any] = {}
     checked: dict[tuple[int, int], str | None] = {}
     tasks = []
@@ -516,7 +516,7 @@ def _tasks(
     _note_artifacts(method, tasks, found)
     if method.overlays is None:  # tasks with overlays keep their own
         _note_carried(tasks, [*experts, *([base] if base else [])], donor, found)
-    _check_statistics(method, [t for t in tasks if t.source is None], len(experts))
+    _check_statistics(method, tasks, len(experts))
     return [replace(t, parts=parts_of(t, method, lock, experts, donor)) for t in tasks]
 
 
@@ -542,8 +542,13 @@ def _apart(
     return tasks
 
 
-def _excluded(patterns: Sequence[str], models: Sequence[Model]) -> set[str]:
-    """Tensors that keep the donor's values, by glob patterns.
+def _excluded(
+    patterns: Sequence[str],
+    models: Sequence[Model],
+    tied: tuple[str, str] | None,
+    notes: _Findings,
+) -> set[str]:
+    """Tensors that keep the donor's values, by glob patterns; tied ones together.
 
     Raises:
         InvalidRecipe: a pattern fits no tensor.
@@ -559,43 +564,31 @@ def _excluded(patterns: Sequence[str], models: Sequence[Model]) -> set[str]:
                 pattern=pattern,
             )
         found.update(fits)
+    if tied and len(found.intersection(tied)) == 1:
+        found.update(tied)
+        notes.notes.append(f"`{tied[0]}` and `{tied[1]}` are tied, and both are excluded")
     return found
 
 
-def _check_statistics(method: Method, merged: Sequence[Task], experts: int) -> None:
+def _check_statistics(method: Method, tasks: Sequence[Task], experts: int) -> None:
     """What a statistic of the whole model reads must be the same for all tensors."""
-    if method.statistics is None or not merged:
-        return
-    first = merged[0].parameters
-    if len({t.experts for t in merged}) > 1 and any(
-        s.scope == "model" for s in method.statistics(first, experts)
-    ):
+    whole = [s for s in _statistics(method, tasks, experts) if s.scope == "model"]
+    merged = [t for t in tasks if t.source is None]
+    if whole and len({t.experts for t in merged}) > 1:
         raise InvalidRecipe(
             f"Method `{method.name}` looks at the whole model at once,",
             "and the slices have different numbers of sources.",
             "Give every slice as many, or choose a per-tensor scope.",
         )
-    for statistic in method.statistics(first, experts):
-        for name in statistic.reads if statistic.scope == "model" else ():
-            if any(getattr(t.parameters, name) != getattr(first, name) for t in merged):
-                raise InvalidRecipe(
-                    f"`{name}` of method `{method.name}` varies over tensors,",
-                    "and is used once for the whole model.",
-                    "Give it one value, or choose a per-tensor scope.",
-                    parameter=name,
-                )
-
-
-def _tied(experts: Sequence[Model], base: Model | None) -> dict[str, str]:
-    """Tensor -> the one it is tied to: both stored although the configuration ties them."""
-    donor = base or experts[0]
-    config = donor.checkpoint.opened.config or {}
-    if not config.get("tie_word_embeddings"):
-        return {}
-    names = donor.checkpoint.tensors
-    heads = [n for n in names if n in ("lm_head.weight", "embed_out.weight")]
-    embeddings = [n for n in names if n.endswith(("embed_tokens.weight", "wte.weight"))]
-    return {heads[0]: embeddings[0]} if heads and embeddings else {}
+    for name in (name for statistic in whole for name in statistic.reads):
+        first = getattr(merged[0].parameters, name)
+        if any(getattr(t.parameters, name) != first for t in merged):
+            raise InvalidRecipe(
+                f"`{name}` of method `{method.name}` varies over tensors,",
+                "and is used once for the whole model.",
+                "Give it one value, or choose a per-tensor scope.",
+                parameter=name,
+            )
 
 
 def _note_remarks(method: Method, tasks: Sequence[Task], experts: int, found: _Findings) -> None:
@@ -679,13 +672,18 @@ def _note_carried(
     differing = [
         t.info.name
         for t in tasks
-        if not DTYPES[t.info.dtype].merges and len({m.digests.get(t.info.name) for m in models}) > 1
+        if not DTYPES[t.info.dtype].merges and len(_digests(t.info.name, models)) > 1
     ]
     if differing:
         found.notes.append(
             f"{listed(differing)} do not merge and differ between the models; "
             f"those of `{donor.label}` are kept"
         )
+
+
+def _digests(name: str, models: Sequence[Model]) -> set[str]:
+    """Of a tensor in the models that have it; views of slices need not."""
+    return {digest for m in models if (digest := m.digests.get(name)) is not None}
 
 
 def listed(names: Sequence[str]) -> str:

@@ -10,16 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from zoo.fitting import (
-    described_as_untied,
-    embeddings_of,
-    head_beside,
-    head_of,
-    is_tied,
-)
+from zoo.fitting import described_as_untied
 from zoo.layer_config import LayersOf, with_layers
 from zoo.plan import Model, Place, listed
 from zoo.schedule import depth_at, depths, is_front, layer_count, layers, renumbered, stack_of
+from zoo.tied_heads import embeddings_of, head_beside, head_of, is_tied
 from zoo.views import Piece, view
 from zoo.vocabulary import is_of_tokens
 
@@ -49,21 +44,38 @@ class Stack:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """One source of a slice."""
+class _Cut:
+    """A module of a model; all slices that take layers of it share one."""
 
     model: Model
     names: tuple[str, ...]
-    """Its tensors in the slice's module."""
-    start: int
-    length: int
-    """Layers taken; 0 takes the module as it is."""
+    """Its tensors."""
     by_layer: Mapping[int, list[str]]
+    stacks: tuple[str, ...]
+    """The prefixes under which its layers are numbered."""
 
     @property
     def count(self) -> int:
-        """Layers the model has in the module."""
-        return layer_count(self.names)
+        """Layers it has."""
+        return max(self.by_layer, default=-1) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One source of a slice."""
+
+    cut: _Cut
+    start: int
+    length: int
+    """Layers taken; 0 takes the module as it is."""
+
+    @property
+    def model(self) -> Model:
+        return self.cut.model
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.cut.names
 
     def at(self, name: str, layer: int) -> str:
         """What it calls a tensor of the slice's `layer`."""
@@ -71,7 +83,7 @@ class _Part:
 
     def of(self, layer: int) -> list[str]:
         """Its tensors in the slice's `layer`."""
-        return self.by_layer.get(self.start + layer, [])
+        return self.cut.by_layer.get(self.start + layer, [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +111,11 @@ def stack(lock: Mapping[str, Any], models: Iterable[Model], donor: Model) -> Sta
     found = Stack()
     layout = _Layout(lock, found)
     modules = list(dict.fromkeys(s["module"] for s in lock["slices"]))
+    cuts = {d: _cuts(m, modules) for d, m in by_digest.items()}
     config = donor.checkpoint.opened.config
     for module in modules:
         opened = [
-            _opened(number, one, by_digest, modules)
+            _opened(number, one, cuts)
             for number, one in enumerate(lock["slices"], 1)
             if one["module"] == module
         ]
@@ -118,7 +131,7 @@ def stack(lock: Mapping[str, Any], models: Iterable[Model], donor: Model) -> Sta
             config = described_as_untied(config)
         if config is not None:
             taken = [
-                LayersOf(p.model.checkpoint.opened.config or {}, p.start, p.length, p.count)
+                LayersOf(p.model.checkpoint.opened.config or {}, p.start, p.length, p.cut.count)
                 for p in firsts
             ]
             own = [
@@ -134,18 +147,27 @@ def stack(lock: Mapping[str, Any], models: Iterable[Model], donor: Model) -> Sta
     return found
 
 
+def _cuts(model: Model, modules: Sequence[str | None]) -> dict[str | None, _Cut]:
+    """What every module is in a model."""
+    names: dict[str | None, list[str]] = {module: [] for module in modules}
+    for name, module in module_of(model.checkpoint.tensors, modules).items():
+        names.setdefault(module, []).append(name)
+    found = {}
+    for module, own in names.items():
+        by_layer: dict[int, list[str]] = {}
+        for name, (layer, _) in layers(own).items():
+            by_layer.setdefault(layer, []).append(name)
+        stacks = sorted({s for n in own if (s := stack_of(n)) is not None})
+        found[module] = _Cut(model, tuple(own), by_layer, tuple(stacks))
+    return found
+
+
 def _opened(
-    number: int, one: Mapping[str, Any], models: Mapping[str, Model], modules: Sequence[str | None]
+    number: int, one: Mapping[str, Any], cuts: Mapping[str, Mapping[str | None, _Cut]]
 ) -> _Opened:
     def part(source: Mapping[str, Any]) -> _Part:
-        model = models[source["model"]]
-        whose = module_of(model.checkpoint.tensors, modules)
-        names = tuple(n for n, module in whose.items() if module == one["module"])
-        by_layer: dict[int, list[str]] = {}
-        for name, (layer, _) in layers(names).items():
-            by_layer.setdefault(layer, []).append(name)
         start, stop = source["layers"] or (0, 0)
-        return _Part(model, names, start, stop - start, by_layer)
+        return _Part(cuts[source["model"]][one["module"]], start, stop - start)
 
     return _Opened(
         number,
@@ -171,18 +193,18 @@ def _sound(opened: Sequence[_Opened], found: Stack) -> bool:
                 "equally long"
             )
         for part in one.all:
-            stacks = sorted({s for n in part.names if (s := stack_of(n)) is not None})
+            stacks = part.cut.stacks
             if part.length and len(stacks) > 1:
                 found.problems.append(
                     f"`{part.model.label}` numbers layers under "
                     f"{', '.join(f'`{s}`' for s in stacks)}: slice each as a module of its own, "
                     "under `modules`"
                 )
-            elif part.length and part.start + part.length > part.count:
+            elif part.length and part.start + part.length > part.cut.count:
                 found.problems.append(
                     f"slice {one.number} takes the layers from {part.start} to "
                     f"{part.start + part.length - 1} of `{part.model.label}`, which has "
-                    f"{part.count}"
+                    f"{part.cut.count}"
                 )
     return len(found.problems) == before
 

@@ -10,7 +10,7 @@ import torch
 from small_models import State
 
 import zoo
-from zoo import Chunk, Mergekit, Registry, method
+from zoo import Chunk, Mergekit, Registry, Statistic, method
 from zoo.checkpoint import MemoryCheckpoint
 from zoo.errors import InvalidRecipe
 from zoo.in_memory import merge
@@ -96,6 +96,39 @@ def test_excluded_tensors_keep_the_base_and_count_in_no_statistic(
     assert registry.verify("merged", replay=True)
 
 
+@pytest.mark.parametrize("pattern", ["lm_head.*", "*embed_tokens*"])
+@pytest.mark.parametrize("config", [{}, {"text_config": {}}])
+def test_tied_tensors_are_excluded_together(
+    register: Register, registry: Registry, load: Load, pattern: str, config: dict[str, Any]
+) -> None:
+    names = ("model.embed_tokens.weight", "lm_head.weight")
+    config.get("text_config", config)["tie_word_embeddings"] = True
+    for seed, name in enumerate(("base", "one")):
+        rows = torch.full((4, 3), float(seed))
+        register(name, {n: rows.clone() for n in names} | {"body": rows.clone()}, config=config)
+    recipe = {"method": "task_arithmetic", "base": "base", "experts": ["one"], "exclude": [pattern]}
+
+    registry.merge(recipe, name="merged")
+
+    found = load(registry.path("merged"))
+    assert [0.0, 0.0, 1.0] == [float(found[name].mean()) for name in (*names, "body")]
+    assert any("tied, and both" in note for note in registry.plan(recipe).notes)
+
+
+def test_excluded_tensors_that_the_base_lacks_are_told(
+    register: Register, registry: Registry, load: Load
+) -> None:
+    register("base", {"body": torch.zeros(4)})
+    register("one", {"body": torch.ones(4), "score.w": torch.ones(2)})
+    recipe = {"method": "ties", "base": "base", "experts": ["one"], "exclude": ["score.*"]}
+
+    version = registry.merge(recipe, name="merged")
+
+    assert version is not None
+    assert {"body"} == load(registry.path("merged")).keys()
+    assert any("`score.w`) are excluded, and left out" in n for n in version.notes["warnings"])
+
+
 def test_a_pattern_that_excludes_nothing_is_a_mistake(
     register: Register, registry: Registry
 ) -> None:
@@ -170,3 +203,32 @@ def test_a_tensor_that_fits_the_buffers_is_read_once_for_all_passes(
     reader.raw(4)  # somebody else's bytes
     torch.testing.assert_close(whole("v"), values, rtol=0, atol=0)
     assert checkpoint.reads == before + 2 * -(-4 // blocks)
+
+
+def test_statistics_are_told_the_number_of_experts_wherever_they_are_asked_for() -> None:
+    told: set[int] = set()
+
+    class Nothing(Statistic):
+        name = "nothing"
+
+        def start(self, tensor: str, shape: tuple[int, ...], parameters: Any) -> Any:
+            return None
+
+        def add(self, *chunk: Any) -> None:
+            pass
+
+        def finish(self, states: Any) -> Any:
+            return 0
+
+    def statistics(parameters: Any, experts: int) -> list[Statistic]:
+        told.add(experts)
+        return [Nothing()]
+
+    @method("counts", version="1.0.0", needs="statistics", statistics=statistics)
+    def counts(deltas: torch.Tensor) -> torch.Tensor:
+        """The first delta."""
+        return deltas[0]
+
+    merge(counts, [torch.ones(3), torch.zeros(3)], base=torch.zeros(3))
+
+    assert {2} == told

@@ -1,0 +1,57 @@
+"""Embeddings and the output head: which tensors they are, and whether they are one matrix."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zoo.vocabulary import EMBEDDING, HEAD, text_parts
+
+_BODY = re.compile(r"(?:(?:model|transformer|gpt_neox|backbone)\.)+\w+\.weight$")
+_GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+def is_tied(config: Mapping[str, Any] | None) -> bool:
+    """Whether a configuration ties the head to the embeddings; silence means the usual."""
+    if (said := _said(config or {})) is not None:
+        return said
+    return any(
+        isinstance(name, str) and name.endswith(_GENERATES)
+        for name in (config or {}).get("architectures") or ()
+    )
+
+
+def tied_pair(config: Mapping[str, Any] | None, names: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(head, embeddings) where a model stores both, although its configuration says they are tied.
+
+    Silence is no reason to take two matrices for one.
+    """
+    head, embeddings = head_of(names), embeddings_of(names)
+    if head is None or embeddings is None or not _said(config or {}):
+        return None
+    return head, embeddings
+
+
+def _said(config: Mapping[str, Any]) -> bool | None:
+    for part in (config, *text_parts(config)):
+        if isinstance(tied := part.get("tie_word_embeddings"), bool):
+            return tied
+    return None
+
+
+def embeddings_of(names: Sequence[str] | Mapping[str, Any]) -> str | None:
+    """The tensor of a model's token embeddings."""
+    found = [n for n in names if EMBEDDING.search(n)]
+    return min(found, key=len) if found else None
+
+
+def head_of(names: Sequence[str] | Mapping[str, Any]) -> str | None:
+    """The tensor of a model's output head, where it has one of its own."""
+    return next((n for n in names if HEAD.search(n) and n.endswith(".weight")), None)
+
+
+def head_beside(embeddings: str) -> str | None:
+    """What the head would be called that embeddings are tied to."""
+    name, changed = _BODY.subn("lm_head.weight", embeddings)
+    return name if changed else None
