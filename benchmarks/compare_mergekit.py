@@ -115,7 +115,8 @@ class Contest:
         if cold:
             drop_caches()
         log = self.work / f"{self.out(rival)}.log"
-        return run(command, cwd=self.work, env=OFFLINE, log=log)
+        # No run of zoo-yaml spares itself the hashing that one before it did.
+        return run(command, cwd=self.work, env={**OFFLINE, "ZOO_CACHE_DIR": ""}, log=log)
 
 
 def mergekit_environment(work: Path) -> Path:
