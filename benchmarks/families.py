@@ -231,10 +231,27 @@ def section(family: Family, rows: Mapping[Entry, Any], inputs: Mapping[str, Any]
             refused.setdefault(reason, []).append(f"`{entry.method}`")
     for reason, names in refused.items():
         lines += ["", f"Not here: {', '.join(dict.fromkeys(names))} ({reason})."]
+    if family.base is not None and len(family.experts) > 1:
+        lines += ["", overshoot(family, rows)]
     if family.fails_below is not None:
         merged = {entry: scores for entry, scores in ranked.items() if not entry.per_task}
         lines += ["", verdict(family, merged)]
     return [*lines, ""]
+
+
+def overshoot(family: Family, rows: Mapping[Entry, Any]) -> str:
+    """What becomes of the plain sum, where deltas point the same way."""
+    plain = next(
+        scores
+        for entry, scores in rows.items()
+        if entry.method == "task_arithmetic" and dict(entry.settings)["lambda"] == 1
+    )
+    return (
+        "Expected to fail: the plain sum, `task_arithmetic` lambda=1.0, since the "
+        f"{len(family.experts)} deltas point the same way (mean cosine {family.agreement():.2f}) "
+        f"and their sum goes far beyond each: {family.summary_name} "
+        f"{family.summary(plain):.{family.digits}f}. `tall_masks` begins with that sum."
+    )
 
 
 def verdict(family: Family, ranked: Mapping[Entry, dict[str, float]]) -> str:

@@ -63,6 +63,19 @@ class Family(ABC):
             for name, first in self.expert_states[0].items()
         }
 
+    def agreement(self) -> float:
+        """Mean cosine between the experts' deltas; needs a base and two experts."""
+        names = [k for k, t in self.base_state.items() if t.is_floating_point()]
+        deltas = torch.stack(
+            [
+                torch.cat([(e[k].double() - self.base_state[k].double()).flatten() for k in names])
+                for e in self.expert_states
+            ]
+        )
+        units = deltas / deltas.norm(dim=1, keepdim=True)
+        count = len(units)
+        return float(((units @ units.T).sum() - count) / (count * (count - 1)))
+
     def summary(self, scores: Mapping[str, float]) -> float:
         """The number that settings and methods are ranked by."""
         return sum(scores[task] for task in self.tasks) / len(self.tasks)
