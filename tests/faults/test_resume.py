@@ -247,7 +247,7 @@ def test_a_merge_into_a_directory_resumes_too(merge: Merge, tmp_path: Path) -> N
     _, second = merge(out=str(out))
 
     assert ALL - set(first[:7]) == set(second)
-    names = {"model.safetensors", "config.json", "zoo_recipe.json"}
+    names = {"README.md", "model.safetensors", "config.json", "zoo_recipe.json"}
     assert names == {p.name for p in out.iterdir()}
     assert not list(tmp_path.glob(".*"))
 
