@@ -92,6 +92,11 @@ def settled(recipe: Recipe, method: Method, inputs: Inputs, registry: Registry) 
         InvalidRecipe: the block names a model that is not merged, or a template that is none.
     """
     digests = {i.model.label: i.model.digest for i in _parents(inputs)}
+    # The recipe's own names: a stage is a version by now, and called otherwise. A query has none.
+    own = zip([e.model for e in recipe.experts], inputs.experts, strict=False)
+    for name, one in ((recipe.base, inputs.base), (recipe.donor, inputs.giver), *own):
+        if name is not None and one is not None:
+            digests[name] = one.model.digest
 
     def digest(name: str) -> str:
         found = digests.get(name) or _registered(registry, name)

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from small_models import State, left_behind
+from small_models import State, left_behind, write
 from tiny_llamas import llama, llama_config
 
 import zoo
@@ -181,6 +181,33 @@ def test_a_stage_may_be_a_donor_a_base_and_a_source_of_slices(
     assert torch.equal(models["b"][name.format(1)], found[name.format(1)])
     assert torch.equal(models["c"][name.format(0)], found[name.format(2)])
     assert 3 == json.loads((registry.path("r") / "config.json").read_text())["num_hidden_layers"]
+
+
+@pytest.mark.parametrize("asked", [{"name": "r"}, {"out": "r"}])
+def test_a_stage_may_give_the_tokenizer(
+    registry: Registry,
+    recipe: Callable[[str], Path],
+    load: Callable[..., State],
+    tmp_path: Path,
+    asked: dict[str, str],
+) -> None:
+    for seed, words in ((1, "tic tac"), (2, "tic tac toe")):
+        tokens = {word: i for i, word in enumerate(words.split())}
+        state = {"model.embed_tokens.weight": torch.full((len(tokens), 2), float(seed))}
+        directory = write(tmp_path / f"m{seed}", state)
+        (directory / "tokenizer.json").write_text(json.dumps({"model": {"vocab": tokens}}))
+    text = f"""
+        {{name: both, method: linear, experts: [{tmp_path}/m1, {tmp_path}/m2],
+          tokenizer: {{source: union}}}}
+        ---
+        {{method: linear, experts: [{tmp_path}/m1, both], tokenizer: {{source: both}}}}
+    """
+    options = {k: tmp_path / v if k == "out" else v for k, v in asked.items()}
+
+    registry.merge(recipe(text), **options)
+
+    found = load(options.get("out") or registry.path("r"))["model.embed_tokens.weight"]
+    assert [1.25, 1.25, 2.0] == found[:, 0].tolist()
 
 
 def test_a_plan_has_every_stage_and_reads_none(
