@@ -75,9 +75,10 @@ class Tokenizer:
             InvalidRecipe: the ids have holes, so that what is added would not be found again.
         """
         vocabulary, added = dict(self.vocabulary), dict(self.added)
+        holes = max(vocabulary.values(), default=-1) + 1 != len(vocabulary)
         for token, how in tokens:
             if token not in vocabulary:
-                if vocabulary and max(vocabulary.values()) + 1 != len(vocabulary):
+                if holes:
                     raise InvalidRecipe(
                         f"`{self.label}` leaves ids unused between its tokens:",
                         f"`{token}` cannot be added at the end.",
