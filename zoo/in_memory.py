@@ -59,14 +59,14 @@ def merge(
         seed=seed,
         dtype=None if dtype is None else output_dtype(dtype),
     )
+    _check_artifacts(known, artifacts or {}, len(experts))
     beside = {
         role: [_model(f"{role} of expert {i}", state) for i, state in enumerate(states)]
         for role, states in (artifacts or {}).items()
     }
     models = [_model(f"expert {i}", state) for i, state in enumerate(experts)]
     for i, model in enumerate(models):
-        own = {role: found[i] for role, found in beside.items() if i < len(found)}
-        models[i] = replace(model, artifacts=own)
+        models[i] = replace(model, artifacts={role: own[i] for role, own in beside.items()})
     origin = _model("base", base) if base is not None else None
     digests, tasks = [m.digest for m in models], [str(i) for i in range(len(models))]
     kept = artifact_digests(known, models)
@@ -84,6 +84,19 @@ def merge(
             overlays[part.expert][local] = sink.made[part.info.name]
         return TaskModels(trunk, overlays, origin.checkpoint if origin else None)
     return trunk if isinstance(experts[0], Mapping) else trunk[_LONE]
+
+
+def _check_artifacts(method: Method, given: Mapping[str, Sequence[State]], experts: int) -> None:
+    from zoo.errors import InvalidRecipe
+    from zoo.recipe import refuse_unknown
+
+    refuse_unknown(given, method.artifacts, f"method `{method.name}`", noun="artifact")
+    for role, states in given.items():
+        if len(states) != experts:
+            raise InvalidRecipe(
+                f"`{role}` has {len(states)} values for {experts} experts.",
+                how="Give one for each expert, in their order.",
+            )
 
 
 class TaskModels(dict[str, Any]):

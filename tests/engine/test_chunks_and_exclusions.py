@@ -232,3 +232,17 @@ def test_statistics_are_told_the_number_of_experts_wherever_they_are_asked_for()
     merge(counts, [torch.ones(3), torch.zeros(3)], base=torch.zeros(3))
 
     assert {2} == told
+
+
+@pytest.mark.parametrize(
+    "artifacts, said",
+    [
+        ({"exp_avg": [torch.ones(3)]}, "Unknown artifact `exp_avg`.*Did you mean `exp_avg_sq`"),
+        ({"exp_avg_sq": [torch.ones(3)] * 2}, "`exp_avg_sq` has 2 values for 1 experts"),
+    ],
+)
+def test_artifacts_in_memory_that_nothing_takes_are_refused(
+    artifacts: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidRecipe, match=said):
+        merge("ota", [torch.ones(3)], artifacts=artifacts)
