@@ -66,7 +66,8 @@ def merge(
     }
     models = [_model(f"expert {i}", state) for i, state in enumerate(experts)]
     for i, model in enumerate(models):
-        models[i] = replace(model, artifacts={role: own[i] for role, own in beside.items()})
+        own = {role: found[i] for role, found in beside.items() if i < len(found)}
+        models[i] = replace(model, artifacts=own)
     origin = _model("base", base) if base is not None else None
     digests, tasks = [m.digest for m in models], [str(i) for i in range(len(models))]
     kept = artifact_digests(known, models)
@@ -92,7 +93,7 @@ def _check_artifacts(method: Method, given: Mapping[str, Sequence[State]], exper
 
     refuse_unknown(given, method.artifacts, f"method `{method.name}`", noun="artifact")
     for role, states in given.items():
-        if len(states) != experts:
+        if len(states) > experts:  # too few are told by the plan
             raise InvalidRecipe(
                 f"`{role}` has {len(states)} values for {experts} experts.",
                 how="Give one for each expert, in their order.",
