@@ -50,7 +50,7 @@ def becoming(target: Path) -> Iterator[Path]:
     partial = target.parent / f".{target.name}.partial"
     with friendly(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = _hold(partial, target)
+        lock = hold(partial, target)
         try:
             yield partial
             if target.exists():
@@ -63,9 +63,14 @@ def becoming(target: Path) -> Iterator[Path]:
             os.close(lock)
 
 
-def _hold(partial: Path, target: Path) -> int:
-    """Make the directory and lock it. The lock is on the directory itself, so it goes along when
-    the directory is renamed; afterwards we make sure that it is still the one with this name."""
+def hold(partial: Path, target: Path) -> int:
+    """Make the directory and lock it, until the descriptor is closed. The lock is on the directory
+    itself, so it goes along when the directory is renamed; afterwards we make sure that it is still
+    the one with this name.
+
+    Raises:
+        StoreError: another process has it.
+    """
     while True:
         partial.mkdir(exist_ok=True)
         try:

@@ -15,18 +15,20 @@ made, in the order of the file otherwise.
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from zoo.becoming import check_target
+from zoo.becoming import check_target, hold
 from zoo.checkpoint import Checkpoint, Opened
 from zoo.errors import InvalidRecipe, NotFound
-from zoo.inputs import Input, Made
+from zoo.inputs import RECIPE_FILE, Input, Made
 from zoo.merging import Prepared, Resources, merge, prepared
 from zoo.names import check_entry_name
 from zoo.plan import Model, Plan
@@ -85,6 +87,7 @@ def read_stages(
 def _models(recipe: Recipe) -> set[str]:
     """What a recipe calls the models it merges."""
     own = {e.model for e in recipe.experts} | {recipe.base, recipe.donor}
+    own |= {artifact for e in recipe.experts for artifact in e.artifacts.values()}
     return {name for name in own if name is not None}
 
 
@@ -122,7 +125,8 @@ def merge_stages(
     """Make the stages in order, and then the result.
 
     With a name each stage is a version of its own, of the entry `NAME-STAGE`, and one that is
-    already what the recipe makes is not made again. Without, they lie beside `out` meanwhile.
+    already what the recipe makes is not made again. Without, they lie beside `out` meanwhile, and
+    those that a killed process left there are not made again either.
 
     Args:
         about: what is said of the result's version: task, phase, licence, tags.
@@ -152,17 +156,18 @@ def merge_stages(
     out = check_target(out)
     with _passing(out) as directory:
         for stage in _needed(stages):
-            target = out if stage is last else directory / str(stage.name).replace("/", "-")
-            merge(
-                registry,
-                stage.recipe,
-                name=None,
-                out=target,
-                resources=resources,
-                progress=progress,
-                stages=made,
-                **about,
-            )
+            target = out if stage is last else directory / _folder(registry, stage)
+            if stage is last or not _stands(registry, target, stage, resources, made):
+                merge(
+                    registry,
+                    stage.recipe,
+                    name=None,
+                    out=target,
+                    resources=resources,
+                    progress=progress,
+                    stages=made,
+                    **about,
+                )
             if stage.name is not None:
                 made[stage.name] = target
     return None
@@ -213,13 +218,49 @@ def _made_before(
     return version if same else None
 
 
+def _folder(registry: Registry, stage: Stage) -> str:
+    """Where a stage lies meanwhile: other code may make other bytes of the same recipe."""
+    code = registry.plugins.method(stage.recipe.method).code_hash
+    return f"{stage.name}-{code.partition(':')[2][:16]}".replace("/", "%2F")
+
+
+def _stands(
+    registry: Registry,
+    directory: Path,
+    stage: Stage,
+    resources: Resources,
+    made: Mapping[str, Made],
+) -> bool:
+    """Whether a killed process left what the stage would make; what another made is removed."""
+    if not directory.exists():
+        return False
+    left = json.loads((directory / RECIPE_FILE).read_bytes())["recipe_digest"]
+    with prepared(registry, stage.recipe, resources, keep=False, stages=made) as ready:
+        same: bool = left == ready.digest
+    if not same:
+        shutil.rmtree(directory)
+    return same
+
+
 @contextmanager
 def _passing(out: Path) -> Iterator[Path]:
-    """A directory for what stages make, on the disk of the result, that vanishes."""
+    """A directory for what stages make, ours alone, on the disk of the result.
+
+    It vanishes in the end, and with an error. A killed process leaves it, for the next call to go
+    on with.
+    """
+    directory = out.parent / f".{out.name}.stages"
     with friendly(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{out.name}.stages-", dir=out.parent) as directory:
-            yield Path(directory)
+        lock = hold(directory, out)
+        try:
+            yield directory
+            shutil.rmtree(directory)
+        except Exception:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        finally:
+            os.close(lock)
 
 
 class _Promise(Checkpoint):

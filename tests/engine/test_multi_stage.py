@@ -13,12 +13,13 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from small_models import State, left_behind, write
+from small_models import State, left_behind, same_bytes, write
 from tiny_llamas import llama, llama_config
 
 import zoo
 from zoo import Registry
 from zoo.errors import InvalidRecipe, NotFound
+from zoo.progress import NoProgress
 
 THREE = """
 name: mean
@@ -112,6 +113,42 @@ def test_stages_on_the_way_to_a_directory_vanish(
     assert [] == left_behind(registry)
     said = (out / "README.md").read_text()
     assert "`arc`" in said and str(tmp_path) not in said
+
+
+class Passes(NoProgress):
+    """Counts merges, and interrupts one."""
+
+    def __init__(self, ends: int = 0) -> None:
+        self.merges, self._ends = 0, ends
+
+    def start(self, total: int, what: str) -> None:
+        self.merges += what == "merge"
+        if self.merges == self._ends:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("changed, again", [("", 1), ("weight: 2", 3)])
+def test_stages_on_the_way_to_a_directory_survive_an_interruption(
+    models: dict[str, State],
+    registry: Registry,
+    recipe: Callable[[str], Path],
+    load: Callable[..., State],
+    tmp_path: Path,
+    changed: str,
+    again: int,
+) -> None:
+    out = tmp_path / "somewhere" / "out"
+    with pytest.raises(KeyboardInterrupt):
+        registry.merge(recipe(THREE), out=out, progress=Passes(ends=3))
+    text = THREE.replace("weight: 3", changed or "weight: 3")
+    counted = Passes()
+
+    registry.merge(recipe(text), out=out, progress=counted)
+
+    assert again == counted.merges
+    registry.merge(recipe(text), out=tmp_path / "whole")
+    assert same_bytes(load(tmp_path / "whole"), load(out))
+    assert [out] == list(out.parent.iterdir())
 
 
 def test_a_failing_stage_leaves_nothing_in_a_directory(
