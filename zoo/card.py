@@ -6,6 +6,7 @@ own, so that the same merge has the same card wherever it lies.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,10 @@ _LIBRARIES = {
     "transformers_version": "transformers",
     "_diffusers_version": "diffusers",
     "pretrained_cfg": "timm",
-    "architectures": "transformers",
 }
-"""A key that a library's configurations have, the surest first."""
+"""A key that only a library's configurations have."""
+_TRANSFORMERS = re.compile(r"[A-Z]\w*(For[A-Z]\w*|Model)")
+"""How transformers calls its classes."""
 
 
 def cards(ready: Prepared, digest: str, licence: str | None) -> dict[str, bytes]:
@@ -215,7 +217,13 @@ def _recipe(recipe: str, replayed: str) -> list[str]:
 
 
 def _library(config: Mapping[str, Any] | None) -> str | None:
-    return next((name for key, name in _LIBRARIES.items() if key in (config or {})), None)
+    config = config or {}
+    classes = config.get("architectures")
+    if isinstance(classes, list) and any(
+        isinstance(name, str) and _TRANSFORMERS.fullmatch(name) for name in classes
+    ):
+        return "transformers"
+    return next((name for key, name in _LIBRARIES.items() if key in config), None)
 
 
 def _table(found: Mapping[str, Any]) -> list[str]:

@@ -330,6 +330,8 @@ def test_the_licence_is_what_all_parents_have(
         ({"architectures": ["LlamaForCausalLM"]}, "transformers"),
         ({"_class_name": "UNet2DModel", "_diffusers_version": "0.30"}, "diffusers"),
         ({"architecture": "resnet18", "pretrained_cfg": {}}, "timm"),
+        ({"architectures": ["UpResNet10"]}, None),
+        ({"architectures": 5}, None),
         ({}, None),
     ],
 )
