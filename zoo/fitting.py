@@ -4,7 +4,8 @@
     mismatch: crop      embeddings and heads of different sizes are cut to the block all have
 
 A head that a configuration ties to the embeddings is stored by some models and not by others:
-where one stores it, the embeddings of the others stand for theirs.
+where one stores it, the embeddings of the others stand for theirs; where the result would have none
+and all that store it are tied, it is left out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from zoo.plan import Model, Place, listed
-from zoo.tied_heads import embeddings_of, head_of, is_tied
+from zoo.tied_heads import embeddings_of, head_of, is_tied, tied_pair
 from zoo.views import Piece, pieces_of, view
 from zoo.vocabulary import is_of_tokens, text_parts
 
@@ -73,6 +74,12 @@ def _with_heads(
     head = next((h for own in pieces if (h := head_of(own)) is not None), None)
     if head is None or (places is not None and head in places):
         return False  # heads of slices are settled where they are stacked
+    if head not in pieces[0] and (copies := _copies(head, models, pieces)):
+        for i in copies:
+            del pieces[i][head]
+        labels = ", ".join(f"`{models[i].label}`" for i in copies)
+        found.notes.append(f"`{head}` is left out: in {labels} it is tied to the embeddings")
+        return False
     given = []
     for i, (model, own) in enumerate(zip(models, pieces, strict=True)):
         embeddings = embeddings_of(own)
@@ -83,6 +90,13 @@ def _with_heads(
         labels = ", ".join(f"`{models[i].label}`" for i in given)
         found.notes.append(f"embeddings stand for `{head}`, which is tied to them in {labels}")
     return 0 in given
+
+
+def _copies(head: str, models: Sequence[Model], pieces: Sequence[Mapping[str, Piece]]) -> list[int]:
+    """The models that store a head, if to all of them it is their embeddings once more."""
+    having = [i for i, own in enumerate(pieces) if head in own]
+    pairs = [tied_pair(models[i].checkpoint.opened.config, pieces[i]) for i in having]
+    return having if all(pair is not None and pair[0] == head for pair in pairs) else []
 
 
 def _with_missing(

@@ -544,6 +544,22 @@ def test_an_embedding_stands_for_the_head_that_is_tied_to_it(
     assert config["tie_word_embeddings"] is False
 
 
+def test_it_does_not_matter_whether_an_expert_stores_a_head_that_is_tied(
+    register: Callable[..., zoo.Version], merged: Merge
+) -> None:
+    for name, seed in (("b", 1), ("plain", 2)):
+        register(name, llama(seed, tied=True), config=llama_config(tied=True))
+    state = llama(2, tied=True)
+    register("stores", state | {HEAD: state[EMBEDDINGS].clone()}, config=llama_config(tied=True))
+    recipe = {"method": "ties", "base": "b", "parameters": {"density": 0.3}}
+
+    found, config = merged({**recipe, "experts": ["stores"]})
+
+    expected, _ = merged({**recipe, "experts": ["plain"]})
+    assert same_bytes(expected, found)
+    assert config["tie_word_embeddings"] is True
+
+
 # What people see
 
 
