@@ -546,7 +546,7 @@ def _excluded(
     patterns: Sequence[str],
     models: Sequence[Model],
     tied: tuple[str, str] | None,
-    notes: _Findings,
+    found: _Findings,
 ) -> set[str]:
     """Tensors that keep the donor's values, by glob patterns; tied ones together.
 
@@ -554,7 +554,7 @@ def _excluded(
         InvalidRecipe: a pattern fits no tensor.
     """
     names = sorted({name for model in models for name in model.checkpoint.tensors})
-    found: set[str] = set()
+    excluded: set[str] = set()
     for pattern in patterns:
         fits = [n for n in names if fnmatchcase(n, pattern)]
         if not fits:
@@ -563,11 +563,11 @@ def _excluded(
                 how=did_you_mean(pattern, names),
                 pattern=pattern,
             )
-        found.update(fits)
-    if tied and len(found.intersection(tied)) == 1:
-        found.update(tied)
-        notes.notes.append(f"`{tied[0]}` and `{tied[1]}` are tied, and both are excluded")
-    return found
+        excluded.update(fits)
+    if tied and len(excluded.intersection(tied)) == 1:
+        excluded.update(tied)
+        found.notes.append(f"`{tied[0]}` and `{tied[1]}` are tied, and both are excluded")
+    return excluded
 
 
 def _check_statistics(method: Method, tasks: Sequence[Task], experts: int) -> None:
