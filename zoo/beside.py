@@ -37,11 +37,11 @@ def files_beside(
     config = ready.models.config
     changed = config != donor.model.checkpoint.opened.config
     if config and (lock["dtype"] or ready.vocabulary or changed):
-        made[_CONFIG] = _json(_changed(config, lock["dtype"], ready))
+        made[_CONFIG] = _json(described(config, ready))
     for task, expert in zip(lock.get("tasks", ()), ready.inputs.experts, strict=False):
         own = expert.model.checkpoint.opened.config
         if own and own != donor.model.checkpoint.opened.config:
-            made[config_path(task)] = _json(_changed(own, lock["dtype"], ready))
+            made[config_path(task)] = _json(described(own, ready))
     if tokenizer := tokenizer_files(ready):
         made |= tokenizer
         kept = {r: p for r, p in kept.items() if r.path not in FILES}
@@ -62,10 +62,10 @@ def tokenizer_files(ready: Prepared) -> dict[str, bytes]:
     return found if template is None else with_template(found, template)
 
 
-def _changed(config: Mapping[str, Any], dtype: str | None, ready: Prepared) -> dict[str, Any]:
-    """A configuration that says the type and the vocabulary the weights now have."""
+def described(config: Mapping[str, Any], ready: Prepared) -> dict[str, Any]:
+    """A configuration that says the type and the vocabulary the weights will have."""
     found: dict[str, Any] = json.loads(json.dumps(config))
-    if dtype is not None:
+    if (dtype := ready.lock["dtype"]) is not None:
         name = DTYPES[dtype].torch_name
         found.update({k: name for k in ("torch_dtype", "dtype") if k in found})
     if ready.vocabulary is not None:

@@ -23,10 +23,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from zoo.becoming import check_target, hold
+from zoo.beside import described, tokenizer_files
 from zoo.checkpoint import Checkpoint, Opened
+from zoo.digest import flat_key
 from zoo.errors import InvalidRecipe, NotFound
 from zoo.inputs import RECIPE_FILE, Input, Made
 from zoo.merging import Prepared, Resources, merge, prepared
@@ -34,8 +37,9 @@ from zoo.names import check_entry_name
 from zoo.plan import Model, Plan
 from zoo.progress import Progress
 from zoo.recipe import Recipe, documents, read_recipe
-from zoo.records import Version
+from zoo.records import FileRecord, Version
 from zoo.store import friendly
+from zoo.tokenizer import FILES
 
 if TYPE_CHECKING:
     from zoo.contract import Method
@@ -179,11 +183,13 @@ def plan_stages(
     """The plan of every stage, made of what those before it will be."""
     made: dict[str, Made] = {}
     plans: list[tuple[str | None, Plan]] = []
-    for stage in stages:
-        with prepared(registry, stage.recipe, resources, keep=False, stages=made) as ready:
-            plans.append((stage.name, ready.plan))
-            if stage.name is not None:
-                made[stage.name] = _promised(ready, stage.name)
+    with TemporaryDirectory() as directory:
+        for number, stage in enumerate(stages):
+            with prepared(registry, stage.recipe, resources, keep=False, stages=made) as ready:
+                plans.append((stage.name, ready.plan))
+                if stage.name is not None:
+                    passing = Path(directory, str(number))
+                    made[stage.name] = _promised(ready, stage.name, passing)
     return plans
 
 
@@ -268,12 +274,24 @@ class _Promise(Checkpoint):
 
     def __init__(self, ready: Prepared, label: str) -> None:
         self.tensors = {t.info.name: t.info for t in ready.plan.tasks}
-        self.opened = Opened(label, config=ready.models.config)
+        config = ready.models.config
+        self.opened = Opened(label, config=described(config, ready) if config else None)
 
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:
         raise AssertionError(f"{self.opened.origin} is only planned")
 
 
-def _promised(ready: Prepared, name: str) -> Input:
-    """What a planned stage will be to those that merge it."""
-    return Input(Model(name, ready.digest, _Promise(ready, name)), None, ready.inputs.donor.beside)
+def _promised(ready: Prepared, name: str, directory: Path) -> Input:
+    """What a planned stage will be to those that merge it.
+
+    Args:
+        directory: for the tokenizer that it will have, where it makes one.
+    """
+    beside = dict(ready.inputs.donor.beside)
+    if made := tokenizer_files(ready):
+        beside = {r: p for r, p in beside.items() if r.path not in FILES}
+        directory.mkdir()
+        for path, data in made.items():
+            (directory / path).write_bytes(data)
+            beside[FileRecord(path, flat_key(data), len(data))] = directory / path
+    return Input(Model(name, ready.digest, _Promise(ready, name)), None, beside)

@@ -231,7 +231,7 @@ def test_a_stage_may_give_the_tokenizer(
     for seed, words in ((1, "tic tac"), (2, "tic tac toe")):
         tokens = {word: i for i, word in enumerate(words.split())}
         state = {"model.embed_tokens.weight": torch.full((len(tokens), 2), float(seed))}
-        directory = write(tmp_path / f"m{seed}", state)
+        directory = write(tmp_path / f"m{seed}", state, vocab_size=len(tokens))
         (directory / "tokenizer.json").write_text(json.dumps({"model": {"vocab": tokens}}))
     text = f"""
         {{name: both, method: linear, experts: [{tmp_path}/m1, {tmp_path}/m2],
@@ -241,8 +241,10 @@ def test_a_stage_may_give_the_tokenizer(
     """
     options = {k: tmp_path / v if k == "out" else v for k, v in asked.items()}
 
+    planned = registry.plan(recipe(text))
     registry.merge(recipe(text), **options)
 
+    assert [(3, 2)] == [t.info.shape for t in planned.tasks]
     found = load(options.get("out") or registry.path("r"))["model.embed_tokens.weight"]
     assert [1.25, 1.25, 2.0] == found[:, 0].tolist()
 
