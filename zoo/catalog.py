@@ -178,17 +178,19 @@ class Catalog:
 
     def by_digest(self, digest: str) -> Version | None:
         """The live version with these weights, the oldest if several; None if there is none."""
+        return next(iter(self.with_digest(digest)), None)
+
+    def with_digest(self, digest: str) -> list[Version]:
+        """The live versions with these weights, the oldest first."""
         v = t.versions.c
         query = (
             select(v.id)
             .join(t.manifests)
             .where(t.manifests.c.digest == digest, v.removed_at.is_(None))
             .order_by(v.id)
-            .limit(1)
         )
         with self._database.read() as connection:
-            found = connection.scalar(query)
-            return None if found is None else self._one(connection, found)
+            return [self._one(connection, found) for found in connection.scalars(query).all()]
 
     def files(self, version_id: int) -> tuple[FileRecord, ...]:
         """The files of a version's directory, paths ascending."""

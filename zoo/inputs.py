@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -326,8 +326,9 @@ def _whole(one: Input) -> Input:
 def registered(registry: Registry, inputs: Inputs, stack: ExitStack, *, threads: int) -> Inputs:
     """The same inputs with a version for each: models given by path are registered, or found.
 
-    A path gets the version that has its weights, if there is one, and else an entry of its own,
-    named after the path; it never becomes a new version of an entry that is there.
+    A path gets the version that has its weights and its configuration, if there is one, and else an
+    entry of its own, named after the path; it never becomes a new version of an entry that is
+    there. The configuration decides too what is merged: whether a head is tied, for instance.
     """
     opener = Opener(registry, stack, threads)
 
@@ -346,7 +347,14 @@ def registered(registry: Registry, inputs: Inputs, stack: ExitStack, *, threads:
         return opener.artifact(unchanged(version, one))
 
     def found_or_made(one: Input, kind: str) -> Input:
-        version = registry.catalog.by_digest(one.model.digest)
+        version = next(
+            (
+                v
+                for v in registry.catalog.with_digest(one.model.digest)
+                if _configuration(registry.catalog.files(v.id)) == _configuration(one.beside)
+            ),
+            None,
+        )
         if version is None:
             name = _free_name(registry, Path(one.model.label), one.model.digest)
             version = register(registry, one.model.label, name=name, kind=kind, threads=threads)
@@ -369,6 +377,11 @@ def registered(registry: Registry, inputs: Inputs, stack: ExitStack, *, threads:
         inputs.selection,
         versioned(inputs.giver, "expert") if inputs.giver else None,
     )
+
+
+def _configuration(files: Iterable[FileRecord]) -> str | None:
+    """The object of a model's configuration."""
+    return next((f.object for f in files if f.path == "config.json"), None)
 
 
 def _free_name(registry: Registry, path: Path, digest: str) -> str:

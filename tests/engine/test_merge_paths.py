@@ -58,6 +58,26 @@ def test_a_path_with_registered_weights_is_that_version(
     assert known.ref in [n["ref"] for n in registry.lineage("m").nodes]
 
 
+def test_registered_weights_with_another_configuration_are_another_version(
+    registry: Registry, register: Callable[..., zoo.Version], tmp_path: Path
+) -> None:
+    def state(seed: int) -> State:
+        rows = torch.rand(40, 3, generator=torch.Generator().manual_seed(seed))
+        return {n: rows.clone() for n in ("model.embed_tokens.weight", "lm_head.weight")}
+
+    register("tied", state(0), config={"tie_word_embeddings": True})
+    register("expert", state(1))
+    untied = write(tmp_path / "untied", state(0), tie_word_embeddings=False)
+    asked = {"method": "dare", "experts": ["expert"], "base": str(untied)}
+
+    for name in ("once", "twice"):
+        registry.merge(**asked, name=name)
+
+    # Tied or not decides which draws the head gets: the record has to name the right one.
+    assert registry.verify("once", replay=True).ok
+    assert "untied@1" == registry.get("once").base == registry.get("twice").base
+
+
 def test_a_merge_of_paths_into_a_directory_makes_no_registry(tmp_path: Path) -> None:
     with Registry(str(tmp_path / "none.db"), create=False) as registry:
         registry.merge(method="linear", experts=two(tmp_path), out=tmp_path / "deep" / "out")
