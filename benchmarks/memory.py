@@ -38,7 +38,8 @@ def peak(contest: Contest, form: str) -> int:
     contest.prepare(form)
     log = contest.work / f"{contest.out(form)}.log"
     timed = [str(GNU_TIME), "-v"] if GNU_TIME.exists() else []
-    cost = run([*timed, *contest.command(form)], cwd=contest.work, env=OFFLINE, log=log)
+    env = {**OFFLINE, "ZOO_CACHE_DIR": ""}  # hashing counts too
+    cost = run([*timed, *contest.command(form)], cwd=contest.work, env=env, log=log)
     if not timed:
         return cost.peak_bytes  # the same counter of the kernel, from wait4
     found = re.search(r"Maximum resident set size \(kbytes\): (\d+)", log.read_text())
