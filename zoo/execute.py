@@ -20,7 +20,7 @@ from zoo.dtypes import DTYPES
 from zoo.errors import GateFailed, PluginError
 from zoo.gates import Gate
 from zoo.part_writers import PartWriters
-from zoo.plan import APART, BASE, RUNTIME_BYTES, Model, Plan, Task, element_bytes, working_set
+from zoo.plan import APART, BASE, Model, Plan, Task, element_bytes, working_set
 from zoo.progress import NoProgress, Progress
 from zoo.random import Random
 from zoo.reading import Reader
@@ -253,16 +253,23 @@ class _Run:
     def _make(self, task: Task) -> str:
         writer = Writer(task.info, self.sink)
         if task.source is not None:
-            self._copy(task.info, self._model(task.source), task.info.name, writer)
+            self._copy(task.info, self._model(task.source), task.info.name, writer, task.excluded)
         elif self.method.needs == "tensor":
             self._whole_tensor(task, writer)
         else:
             self._stream(task, writer)
         return writer.close()
 
-    def _copy(self, info: TensorInfo, model: Model, name: str, writer: Writer) -> None:
-        """A model's own tensor, cast to the type of `info`."""
-        if not DTYPES[info.dtype].merges:
+    def _copy(
+        self, info: TensorInfo, model: Model, name: str, writer: Writer, as_is: bool = False
+    ) -> None:
+        """A model's own tensor, cast to the type of `info`.
+
+        Args:
+            as_is: copy what is not finite too, where nothing is to be cast.
+        """
+        same = model.checkpoint.tensors[name].dtype == info.dtype
+        if not DTYPES[info.dtype].merges or (as_is and same):
             self._carry(info, model.checkpoint, name, writer)
             return
         gate = Gate(info, [model.label], math.inf)
@@ -499,7 +506,8 @@ class _Admission:
     def __init__(self, memory: int, plan: Plan, models: Sequence[Model]) -> None:
         self._method = plan.method
         self._whole = plan.method.needs == "tensor"
-        self._free = max(memory - RUNTIME_BYTES, plan.largest_working_set)
+        others = plan.peak_memory - plan.largest_working_set  # the runtime, and statistics
+        self._free = max(memory - others, plan.largest_working_set)
         self._models, self._width = len(models), element_bytes(models)
         self._changed = threading.Condition()
 

@@ -54,6 +54,11 @@ class Input:
     artifacts: Mapping[str, Input] = field(default_factory=dict)
     """What the method needs beside an expert, by name."""
 
+    @property
+    def config(self) -> str | None:
+        """Object key of its configuration."""
+        return next((f.object for f in self.beside if f.path == "config.json"), None)
+
     def with_artifacts(self, found: Mapping[str, Input]) -> Input:
         """The same, with these artifacts as well."""
         kept = {**self.artifacts, **found}

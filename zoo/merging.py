@@ -174,7 +174,8 @@ def prepared(
         digests = [e.model.digest for e in inputs.experts]
         base = inputs.base.model.digest if inputs.base else None
         beside = artifact_digests(method, [e.model for e in inputs.experts])
-        locked = lock(asked, method, base, digests, inputs.tasks, beside)
+        configs = [i.config for i in (*inputs.experts, *([inputs.base] if inputs.base else []))]
+        locked = lock(asked, method, base, digests, inputs.tasks, beside, configs)
         locked |= settled(asked, method, inputs, registry)
         viewed, joint = shown(inputs, locked)
         models = presented(viewed, locked)

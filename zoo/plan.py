@@ -83,6 +83,8 @@ class Task:
     """The method's parameters for this tensor."""
     alias_of: str | None = None
     """The tensor this one is tied to: it is merged alike, and counted once in statistics."""
+    excluded: bool = False
+    """Whether the recipe keeps it out of the merge: whatever is in it is then copied."""
     block: tuple[int, int] | None = None
     """(layer, layers of its stack), for a tensor of a block."""
     parts: tuple[Part, ...] = ()
@@ -483,7 +485,10 @@ def _tasks(
             continue
         out = TensorInfo(name, lock["dtype"] or info.dtype, info.shape)
         if name in excluded or not count:
-            tasks.append(Task(out, carried_from, alias_of=tied.get(name), experts=some))
+            excludes = name in excluded
+            tasks.append(
+                Task(out, carried_from, alias_of=tied.get(name), experts=some, excluded=excludes)
+            )
             continue
         if sliced and count == 1 < method.min_experts:
             # A slice's only source has nothing to be merged with.
@@ -509,7 +514,7 @@ def _tasks(
         )
         block = blocks.get(origin)
         tasks.append(
-            Task(out, source, values, tied.get(name), block, artifacts=beside, experts=some)
+            Task(out, source, values, tied.get(name), block=block, artifacts=beside, experts=some)
         )
     _note_remarks(method, tasks, len(experts), found)
     _note_buffers(tasks, found)

@@ -10,8 +10,8 @@ Two streams, both part of the format:
     keeps       element i has the i-th 16-bit word of a stream of its own, low half first;
                 it is kept if (word + uniform) / 2^16 < chance
 
-The second costs a quarter of the first: only where the word alone does not decide, at one element in
-65,536, is its uniform number needed.
+The second costs a quarter of the first: only where the word alone does not decide, at one element
+in 65,536, is its uniform number needed.
 """
 
 from __future__ import annotations

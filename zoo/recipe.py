@@ -262,6 +262,7 @@ def lock(
     experts: Sequence[str],
     tasks: Sequence[str] = (),
     artifacts: Mapping[str, Sequence[str | None]] | None = None,
+    configs: Sequence[str | None] = (),
 ) -> dict[str, Any]:
     """The resolved recipe: digests for names, every parameter spelt out. This is what is replayed.
 
@@ -270,6 +271,8 @@ def lock(
         experts: weights digests, in order.
         tasks: what the experts' tasks are called, for methods whose result has parts per task.
         artifacts: by name, the weights digest of each expert's, for methods that need some.
+        configs: object keys of the models' config.json, that of the base last. They decide too
+            what is merged: whether a head is tied, for instance.
     Raises:
         InvalidRecipe: unknown parameter, out-of-range value, wrong number of values; names it.
     """
@@ -294,6 +297,7 @@ def lock(
         "method_version": method.version,
         "base": base,
         "experts": list(experts),
+        "configs": list(configs) if any(configs) else None,
         "parameters": given,
         "slices": slices,
         "exclude": list(recipe.exclude),
@@ -320,6 +324,7 @@ def lock(
 
 
 ABSENT: Mapping[str, Any] = {
+    "configs": None,
     "slices": None,
     "exclude": [],
     "missing": None,

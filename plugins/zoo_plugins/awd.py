@@ -101,7 +101,7 @@ def redundant(
     length = np.sqrt(max(float(found @ gram @ found), 0.0))
     if not length <= norms.max():
         raise InvalidRecipe(
-            f"awd found a vector of norm {length:.3g}, and the longest delta has {norms.max():.3g}:",
+            f"awd found a vector of norm {length:.3g}, the longest delta has {norms.max():.3g}:",
             "its steps are too long for deltas this short, and nothing that they share.",
             "Set `relative: true`, or a smaller `lr`.",
             parameter="lr",

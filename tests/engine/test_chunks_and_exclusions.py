@@ -12,7 +12,7 @@ from small_models import State
 import zoo
 from zoo import Chunk, Mergekit, Registry, Statistic, method
 from zoo.checkpoint import MemoryCheckpoint
-from zoo.errors import InvalidRecipe
+from zoo.errors import GateFailed, InvalidRecipe
 from zoo.in_memory import merge
 from zoo.reading import Reader
 
@@ -127,6 +127,23 @@ def test_excluded_tensors_that_the_base_lacks_are_told(
     assert version is not None
     assert {"body"} == load(registry.path("merged")).keys()
     assert any("`score.w`) are excluded, and left out" in n for n in version.notes["warnings"])
+
+
+def test_what_is_excluded_may_be_infinite(
+    register: Register, registry: Registry, load: Load
+) -> None:
+    mask = torch.tensor([0.0, float("-inf"), float("nan")])
+    for name, value in (("one", 1.0), ("two", 3.0)):
+        register(name, {"w": torch.full((3,), value), "attention.mask": mask})
+    recipe = {"method": "linear", "experts": ["one", "two"]}
+
+    with pytest.raises(GateFailed, match=r"not finite .* in tensor `attention.mask`"):
+        registry.merge(recipe, name="merged")
+    registry.merge({**recipe, "exclude": ["*.mask"]}, name="merged")
+
+    found = load(registry.path("merged"))
+    assert [2.0, 2.0, 2.0] == found["w"].tolist()
+    torch.testing.assert_close(found["attention.mask"], mask, equal_nan=True)
 
 
 def test_a_pattern_that_excludes_nothing_is_a_mistake(

@@ -13,6 +13,7 @@ from small_models import State, family, write
 import zoo
 from zoo import Registry
 from zoo.becoming import becoming
+from zoo.digest import json_digest
 from zoo.errors import IncompatibleModels, InvalidRecipe, StoreError
 from zoo.shards import ShardWriter
 
@@ -76,6 +77,23 @@ def test_registered_weights_with_another_configuration_are_another_version(
     # Tied or not decides which draws the head gets: the record has to name the right one.
     assert registry.verify("once", replay=True).ok
     assert "untied@1" == registry.get("once").base == registry.get("twice").base
+
+
+def test_equal_weights_with_other_configurations_are_other_recipes(
+    registry: Registry, register: Callable[..., zoo.Version]
+) -> None:
+    weights = {"w": torch.zeros(3)}
+    register("tied", weights, config={"tie_word_embeddings": True})
+    register("plain", weights)
+
+    tied, plain = (
+        registry.plan(method="linear", experts=[name]).lock for name in ("tied", "plain")
+    )
+
+    assert tied["experts"] == plain["experts"]
+    assert json_digest(tied) != json_digest(plain)
+    files = registry.catalog.files(registry.get("tied").id)
+    assert [f.object for f in files if f.path == "config.json"] == tied["configs"]
 
 
 def test_a_merge_of_paths_into_a_directory_makes_no_registry(tmp_path: Path) -> None:

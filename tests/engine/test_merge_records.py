@@ -51,12 +51,15 @@ def test_the_run_says_what_was_done(registry: Registry, version: zoo.Version) ->
     assert run is not None
     base, a, b = (registry.get(n) for n in ("base", "a", "b"))
 
+    files = registry.catalog.files(base.id)
+    (config,) = (f.object for f in files if f.path == "config.json")
     assert {
         "format": 1,
         "method": "ties",
         "method_version": "1.0.0",
         "base": base.digest,
         "experts": [a.digest, b.digest],
+        "configs": [config] * 3,
         "parameters": {
             "density": [0.5, 0.25],
             "weight": [1.0, -0.5],

@@ -80,9 +80,9 @@ def command(
 ) -> None:
     """Store a family of experts as one version.
 
-    It tells what that saves, and how far each task is from its expert. The version is a plain model, the trunk, and beside it what each task needs to be found again
-    in it. The experts may be removed then; their base may not. `zoo export --task` writes the
-    model of a task.
+    It tells what that saves, and how far each task is from its expert. The version is a plain
+    model, the trunk, and beside it what each task needs to be found again in it. The experts may
+    be removed then; their base may not. `zoo export --task` writes the model of a task.
 
     \b
         zoo compress --where "kind = 'expert' and base = 'qwen'" --as qwen-family
