@@ -92,6 +92,28 @@ def about_options(command: F) -> F:
     return click.option("--task", metavar="NAME", help="Task it is for: `math`.")(command)
 
 
+def base_option(command: F) -> F:
+    """--base, of a command that takes experts."""
+    return click.option(
+        "--base",
+        metavar="REF",
+        shell_complete=complete_reference,
+        help="Version or path the experts were fine-tuned from.",
+    )(command)
+
+
+def expert_option(verb: str) -> Callable[[F], F]:
+    """--expert, of a command that does what the verb says with them."""
+    return click.option(
+        "--expert",
+        "experts",
+        metavar="REF",
+        shell_complete=complete_reference,
+        multiple=True,
+        help=f"Version or path to {verb}; repeatable, in order. Or select them with --where.",
+    )
+
+
 def selection_options(command: F) -> F:
     """`--where`, `--order-by` and `--limit`."""
     command = click.option(

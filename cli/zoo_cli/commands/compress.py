@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo_cli.arguments import (
-    complete_reference,
+    base_option,
+    expert_option,
     selection_options,
     tag_option,
     threads_option,
@@ -30,21 +31,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="One that keeps parts per task: `tall_masks`, `emr`, `twin`, `tsv_compress`.",
 )
-@click.option(
-    "--expert",
-    "experts",
-    metavar="REF",
-    shell_complete=complete_reference,
-    multiple=True,
-    help="Version or path to store; repeatable, in order. Or select them with --where.",
-)
+@expert_option("store")
 @selection_options
-@click.option(
-    "--base",
-    metavar="REF",
-    shell_complete=complete_reference,
-    help="Version or path the experts were fine-tuned from.",
-)
+@base_option
 @click.option(
     "--set",
     "parameters",

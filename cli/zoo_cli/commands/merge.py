@@ -11,7 +11,8 @@ from zoo.digest import json_digest
 from zoo.errors import NotFound
 from zoo_cli.arguments import (
     about_options,
-    complete_reference,
+    base_option,
+    expert_option,
     selection_options,
     tag_option,
     threads_option,
@@ -29,21 +30,9 @@ if TYPE_CHECKING:
 @click.command("merge")
 @click.argument("recipe", required=False, type=click.Path())
 @click.option("--method", metavar="NAME", help="Merge method; `zoo methods` lists them.")
-@click.option(
-    "--expert",
-    "experts",
-    metavar="REF",
-    shell_complete=complete_reference,
-    multiple=True,
-    help="Version or path to merge; repeatable, in order. Or select them with --where.",
-)
+@expert_option("merge")
 @selection_options
-@click.option(
-    "--base",
-    metavar="REF",
-    shell_complete=complete_reference,
-    help="Version or path the experts were fine-tuned from.",
-)
+@base_option
 @click.option(
     "--set",
     "parameters",
