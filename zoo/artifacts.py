@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 from uuid import uuid4
 
-from zoo.digest import weights_digest
 from zoo.errors import IncompatibleModels, InvalidName, did_you_mean
 from zoo.ingest import ingest
 from zoo.links import LinkMode
@@ -85,9 +84,9 @@ def attach(
         draft = VersionDraft(
             name=name,
             kind=KIND,
-            digest=weights_digest((t.name, t.digest) for t in ingested.tensors),
+            digest=ingested.digest,
             tensors=ingested.tensors,
-            files=tuple(sorted(ingested.files, key=lambda file: file.path)),
+            files=ingested.records,
             base=owner.id,
             task=owner.task,
             license=owner.license,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.checkpoint import Checkpoint, TensorInfo
-from zoo.digest import flat_key, tree_key
+from zoo.digest import flat_key, tree_key, weights_digest
 from zoo.errors import StoreError
 from zoo.hashing import HashPool, write_at
 from zoo.links import LinkMode, link
@@ -28,6 +28,16 @@ class Ingested:
     """Names ascending."""
     files: dict[FileRecord, Path]
     """Each file of the version and where it is staged."""
+
+    @property
+    def digest(self) -> str:
+        """Weights digest."""
+        return weights_digest((t.name, t.digest) for t in self.tensors)
+
+    @property
+    def records(self) -> tuple[FileRecord, ...]:
+        """The files, by path."""
+        return tuple(sorted(self.files, key=lambda file: file.path))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from zoo.checkpoint import Format
-from zoo.digest import weights_digest
 from zoo.errors import InvalidName, NotFound, UnsupportedFormat, did_you_mean
 from zoo.ingest import ingest
 from zoo.links import LINK_MODES, LinkMode
@@ -75,9 +74,9 @@ def register(
         draft = VersionDraft(
             name=name,
             kind=kind,
-            digest=weights_digest((t.name, t.digest) for t in ingested.tensors),
+            digest=ingested.digest,
             tensors=ingested.tensors,
-            files=tuple(sorted(ingested.files, key=lambda file: file.path)),
+            files=ingested.records,
             base=parent.id if parent else None,
             task=task,
             phase=phase,
