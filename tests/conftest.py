@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no error, so nothing here has a deadline. Where CI says what it is, the
+# examples are the same in every run: what is found at random belongs on a desk.
+settings.register_profile(
+    "zoo",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("zoo")
 
 
 @pytest.fixture(scope="session", autouse=True)

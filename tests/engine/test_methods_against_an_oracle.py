@@ -21,8 +21,7 @@ SHAPES = [(), (0,), (0, 3), (1,), (5,), (3, 4), (2, 3, 2), (17,), (40,)]
 RELATIVE = {torch.float64: 2.0**-50, torch.float32: 2.0**-22, torch.bfloat16: 2.0**-8}
 RELATIVE[torch.float16] = 2.0**-10
 
-settings.register_profile("engine", deadline=None, max_examples=80)
-QUICK = settings(settings.get_profile("engine"))
+QUICK = settings(max_examples=80)
 
 
 @st.composite

@@ -85,6 +85,9 @@ def test_a_killed_process_leaves_a_sound_zoo(
         ending = warm.run(WORK[what], kill_after=chance.uniform(0, 1.1 * unkilled), **given)
         kills += ending.killed
         acknowledged += not ending.killed
+        if not ending.killed:
+            # One slow run must not set the time of all kills after it.
+            unkilled = ending.seconds
         assert not out.exists() or _files(out) == reference
         if rounds % CHECK_EVERY:
             continue
