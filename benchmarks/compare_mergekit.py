@@ -255,6 +255,16 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write(results: dict[str, Any], directory: Path) -> None:
+    """Keep what there is so far: a long run may be stopped."""
+    directory.mkdir(parents=True, exist_ok=True)
+    suffix = "-cold" if results["cache"] == "cold" else ""
+    (directory / f"mergekit-{results['date']}{suffix}.json").write_text(
+        json.dumps(results, indent=1) + "\n"
+    )
+    (directory / f"mergekit{suffix}.md").write_text(table(results))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--shapes", choices=sorted(SHAPES), default="qwen2.5-0.5b")
@@ -315,14 +325,9 @@ def main() -> None:
                 ).result()
             agreements.append(agreement.as_dict(found))
         shutil.rmtree(work / "out" / options.shapes / method)
-    results |= {"summary": rows, "agreement": agreements, "runs": runs}
+        results |= {"summary": rows, "agreement": agreements, "runs": runs}
+        write(results, options.results)
 
-    options.results.mkdir(parents=True, exist_ok=True)
-    suffix = "-cold" if options.cold else ""
-    (options.results / f"mergekit-{today}{suffix}.json").write_text(
-        json.dumps(results, indent=1) + "\n"
-    )
-    (options.results / f"mergekit{suffix}.md").write_text(table(results))
     print(table(results))
     if not all(a["agrees"] for a in agreements):
         raise SystemExit("The two programs disagree by more than rounding: see the last table.")
