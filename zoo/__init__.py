@@ -5,38 +5,45 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zoo.architecture import Architecture
     from zoo.contract import AGAIN, Chunk, Mergekit, Method, Overlay, Parts, Statistic, method
     from zoo.errors import ZooError
-    from zoo.extensions import Architecture, Metric, Task
     from zoo.hookspecs import hookimpl
     from zoo.in_memory import merge
     from zoo.loading import load
+    from zoo.metric import Metric, metric
     from zoo.parameters import Fraction, PerExpert
     from zoo.records import MetricValue, Version
     from zoo.registry import Registry, open
+    from zoo.sample import Sample
+    from zoo.subject import Subject
+    from zoo.task import Task
 
 # Public name -> module. Loaded on first use, so that `import zoo` costs nothing.
 _HOMES = {
     "AGAIN": "zoo.contract",
-    "Architecture": "zoo.extensions",
+    "Architecture": "zoo.architecture",
     "Chunk": "zoo.contract",
     "Fraction": "zoo.parameters",
     "Mergekit": "zoo.contract",
     "Method": "zoo.contract",
-    "Metric": "zoo.extensions",
+    "Metric": "zoo.metric",
     "MetricValue": "zoo.records",
     "Overlay": "zoo.contract",
     "Parts": "zoo.contract",
     "PerExpert": "zoo.parameters",
     "Registry": "zoo.registry",
+    "Sample": "zoo.sample",
     "Statistic": "zoo.contract",
-    "Task": "zoo.extensions",
+    "Subject": "zoo.subject",
+    "Task": "zoo.task",
     "Version": "zoo.records",
     "ZooError": "zoo.errors",
     "hookimpl": "zoo.hookspecs",
     "load": "zoo.loading",
     "merge": "zoo.in_memory",
     "method": "zoo.contract",
+    "metric": "zoo.metric",
     "open": "zoo.registry",
 }
 
@@ -53,7 +60,9 @@ __all__ = [
     "Parts",
     "PerExpert",
     "Registry",
+    "Sample",
     "Statistic",
+    "Subject",
     "Task",
     "Version",
     "ZooError",
@@ -61,6 +70,7 @@ __all__ = [
     "load",
     "merge",
     "method",
+    "metric",
     "open",
 ]
 

@@ -20,10 +20,12 @@ import pluggy
 if TYPE_CHECKING:
     import click
 
+    from zoo.architecture import Architecture
     from zoo.checkpoint import Format
     from zoo.contract import Method
-    from zoo.extensions import Architecture, Metric, Task
+    from zoo.metric import Metric
     from zoo.records import Version
+    from zoo.task import Task
 
 hookspec = pluggy.HookspecMarker("zoo")
 hookimpl = pluggy.HookimplMarker("zoo")

@@ -268,7 +268,10 @@ class Opener:
             for f in self._registry.catalog.files(version.id)
             if is_carried(f.path)
         }
-        module = self._module(version.architecture, lambda: self._registry.path(version.ref))
+        config = checkpoint.opened.config or {}
+        module = self._module(
+            version.architecture, config, lambda: self._registry.path(version.ref)
+        )
         digests = {t.name: t.digest for t in self._registry.catalog.tensors(version.id)}
         model = Model(version.ref, version.digest, checkpoint, module, digests)
         return Input(model, version, beside)
@@ -286,8 +289,10 @@ class Opener:
                 found[role] = self.artifact(attached)
         return one.with_artifacts(found)
 
-    def _module(self, name: str | None, directory: Callable[[], Path]) -> Module | None:
-        architecture = self._registry.plugins.architectures.get(name or "")
+    def _module(
+        self, name: str | None, config: Mapping[str, Any], directory: Callable[[], Path]
+    ) -> Module | None:
+        architecture = self._registry.plugins.architecture(name, config)
         return (lambda: architecture.load(directory())) if architecture else None
 
     def _loose(self, named: str, look_up: LookUp | None) -> Input:
@@ -318,7 +323,8 @@ class Opener:
             known.keep(digests)
         module = None
         if path.is_dir():
-            module = self._module(architecture_of(checkpoint.opened.config), lambda: path)
+            config = checkpoint.opened.config or {}
+            module = self._module(architecture_of(config), config, lambda: path)
         model = Model(named, weights_digest(digests.items()), checkpoint, module, digests)
         return Input(model, None, beside)
 

@@ -1,4 +1,4 @@
-"""A method's options as one pydantic class, derived from its signature.
+"""The options of a method or metric as one pydantic class, derived from its signature.
 
 Plugin authors write plain annotations; nothing heavy is imported until the class is needed:
 
@@ -21,6 +21,8 @@ from zoo.contract import INJECTED, Method
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from zoo.metric import Metric
+
 T = TypeVar("T")
 
 
@@ -34,8 +36,8 @@ Fraction = Annotated[float, Interval(ge=0, le=1)]
 """A number from 0 to 1."""
 
 
-def parameters_of(method: Method) -> type[BaseModel]:
-    """The parameter class of a method: unknown keys forbidden, values bounded, finite."""
+def parameters_of(method: Method | Metric) -> type[BaseModel]:
+    """The parameter class of a method or metric: unknown keys forbidden, values bounded, finite."""
     from typing import get_type_hints
 
     from pydantic import ConfigDict, Field, create_model

@@ -33,9 +33,11 @@ from zoo.errors import InvalidRecipe, PluginError, ZooError, did_you_mean
 from zoo.plugin_sources import BUNDLED, GROUP, directories, import_file, installed_plugins
 
 if TYPE_CHECKING:
+    from zoo.architecture import Architecture
     from zoo.checkpoint import Format
     from zoo.contract import Method
-    from zoo.extensions import Architecture, Metric, Task
+    from zoo.metric import Metric
+    from zoo.task import Task
 
 Reject = (Exception, SystemExit)
 """What a plugin may raise while it loads. A plugin that calls `sys.exit` is broken, no more."""
@@ -96,9 +98,9 @@ class _Offers:
 _KINDS = {
     "formats": "zoo.checkpoint.Format",
     "methods": "zoo.contract.Method",
-    "metrics": "zoo.extensions.Metric",
-    "architectures": "zoo.extensions.Architecture",
-    "tasks": "zoo.extensions.Task",
+    "metrics": "zoo.metric.Metric",
+    "architectures": "zoo.architecture.Architecture",
+    "tasks": "zoo.task.Task",
 }
 
 
@@ -137,6 +139,12 @@ class Plugins:
                 + "".join(f" {b}" for b in self.broken if b.name == name),
                 method=name,
             ) from None
+
+    def architecture(self, name: str | None, config: Mapping[str, Any]) -> Architecture | None:
+        """The architecture of that name, else the first that knows the configuration, or None."""
+        if name in self.architectures:
+            return self.architectures[name]
+        return next((a for a in self.architectures.values() if a.knows(config)), None)
 
     def origin(self, method: str) -> Origin:
         """Where a method came from. Methods made in memory have no plugin: all fields empty."""
@@ -301,8 +309,8 @@ class Plugins:
                 raise PluginError(
                     f"It registers {thing!r} as a {word}.",
                     f"A {word} is an instance of `{_KINDS[kind]}`.",
-                    "Decorate the function with `@zoo.method(...)`."
-                    if kind == "methods"
+                    f"Decorate the function with `@zoo.{word}(...)`."
+                    if kind in ("methods", "metrics")
                     else "Make an instance: call the class.",
                 )
             offered = getattr(thing, "name", None)

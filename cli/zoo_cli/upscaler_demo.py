@@ -211,10 +211,13 @@ def evaluate(registry: Registry, directory: Path) -> list[MetricValue]:
     """The scores of the model in a directory."""
     import torch
 
+    from zoo.sample import Sample
+
     # The images are small: on busy cores, threads that wait for each other take four times longer.
     torch.set_num_threads(1)
     module = registry.plugins.architectures[ARCHITECTURE].load(directory)
-    return registry.plugins.tasks[TASK].evaluate(module)
+    task = registry.plugins.tasks[TASK]
+    return task.evaluate(module, Sample(task))
 
 
 def board(made: list[Made]) -> Board:

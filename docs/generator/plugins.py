@@ -34,9 +34,13 @@ def hooks() -> str:
 
 def extensions() -> str:
     """What plugins offer besides functions: the classes they subclass."""
+    import zoo.architecture
     import zoo.checkpoint
     import zoo.contract
-    import zoo.extensions
+    import zoo.metric
+    import zoo.sample
+    import zoo.subject
+    import zoo.task
 
     parts = [
         "# Extension classes",
@@ -45,7 +49,11 @@ def extensions() -> str:
     ]
     for module, names in (
         (zoo.contract, ("Method", "Statistic", "Chunk")),
-        (zoo.extensions, ("Architecture", "Task", "Metric")),
+        (zoo.architecture, ("Architecture",)),
+        (zoo.task, ("Task",)),
+        (zoo.metric, ("Metric",)),
+        (zoo.sample, ("Sample",)),
+        (zoo.subject, ("Subject",)),
         (zoo.checkpoint, ("Format", "Checkpoint", "TensorInfo", "Opened")),
     ):
         parts += [class_text(getattr(module, name)) for name in names]

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import Architecture, MetricValue, Task, hookimpl
+from zoo import Architecture, MetricValue, Sample, Task, hookimpl
 
 if TYPE_CHECKING:
     import torch
@@ -97,8 +97,9 @@ class UpscaleJpeg(Task):
     """
 
     name = "upscale-jpeg"
+    splits = tuple(LEVELS)
 
-    def evaluate(self, module: torch.nn.Module) -> list[MetricValue]:
+    def evaluate(self, module: torch.nn.Module, sample: Sample) -> list[MetricValue]:
         protocol = {"unit": "dB", "scale": 2, "channels": "rgb", "jpeg": "4:4:4"}
         levels = {
             level: _mean([p for batch in self.batches(level) for p in psnr(module, *batch)])
@@ -109,7 +110,11 @@ class UpscaleJpeg(Task):
             for split, value in {**levels, "": _mean(list(levels.values()))}.items()
         ]
 
-    def batches(self, split: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean squared error of pixels in [0, 1], dimensionless."""
+        return (outputs - targets).square().mean()
+
+    def batches(self, split: str, size: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """One batch: the small images of a noise level, (n, 3, h, w), and the originals.
 
         The JPEGs are stored, not made here, since encoders differ.

@@ -144,10 +144,10 @@ class Line(Architecture):
 class Ones(Task):
     name = "ones"
 
-    def evaluate(self, module):
+    def evaluate(self, module, sample):
         return [MetricValue("error", 0.0)]
 
-    def batches(self, split):
+    def batches(self, split, size=2):
         for _ in range(5):
             x = torch.ones(2, 3)
             yield x, torch.full((2, 1), 3.0 if split == "train" else -3.0)

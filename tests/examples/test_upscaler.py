@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 import torch
 
+import zoo
 from zoo.plugins import Plugins, load_plugins
 
 REPOSITORY = Path(__file__).parents[2]
@@ -61,7 +62,8 @@ def test_the_plugin_loads_as_a_drop_in_without_complaint(plugins):
 
 @pytest.mark.parametrize("model", SHIPPED)
 def test_each_model_scores_on_the_shipped_crops_what_the_readme_says(plugins, model):
-    scores = plugins.tasks["upscale-jpeg"].evaluate(load(plugins, EXAMPLE / "models" / model))
+    task = plugins.tasks["upscale-jpeg"]
+    scores = task.evaluate(load(plugins, EXAMPLE / "models" / model), zoo.Sample(task))
 
     found = {s.split: s.value for s in scores}
     assert {"psnr"} == {s.name for s in scores}
@@ -82,9 +84,9 @@ def test_scoring_twice_on_other_thread_counts_gives_the_same_numbers(plugins):
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = task.evaluate(module)
+        one = task.evaluate(module, zoo.Sample(task))
         torch.set_num_threads(2)
-        two = task.evaluate(module)
+        two = task.evaluate(module, zoo.Sample(task))
     finally:
         torch.set_num_threads(threads)
 

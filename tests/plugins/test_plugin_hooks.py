@@ -140,9 +140,8 @@ def test_zoo_register_formats_brings_a_format_that_registers(drop_in, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "parent", "body"),
     [
-        ("metrics", "Metric", "def measure(self, directories): return []"),
         ("architectures", "Architecture", "def build(self, config): return None"),
-        ("tasks", "Task", "def evaluate(self, module): return []"),
+        ("tasks", "Task", "def batches(self, split, size=256): return []"),
     ],
 )
 def test_things_are_offered_by_name(kind, parent, body, drop_in, load):
@@ -168,7 +167,29 @@ def test_things_are_offered_by_name(kind, parent, body, drop_in, load):
     assert "offer" == plugins.provider(kind, "thing")
 
 
-test_zoo_register_metrics_offers_one = test_things_are_offered_by_name
+def test_zoo_register_metrics_offers_one(drop_in, load):
+    plugins = load(
+        drop_in(
+            "offer",
+            """
+            import zoo
+
+            @zoo.metric("thing", version="1.0.0", gives={"thing": "a number, dimensionless"})
+            def thing(model, *, scale: float = 1.0):
+                yield zoo.MetricValue("thing", scale)
+
+            @zoo.hookimpl
+            def zoo_register_metrics(register):
+                register(thing)
+            """,
+        )
+    )
+
+    assert [] == plugins.broken
+    assert ["thing"] == list(plugins.metrics)
+    assert 2.0 == plugins.metrics["thing"].parameters(scale=2).scale
+
+
 test_zoo_register_architectures_offers_one = test_things_are_offered_by_name
 test_zoo_register_tasks_offers_one = test_things_are_offered_by_name
 

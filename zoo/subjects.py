@@ -1,0 +1,51 @@
+"""Opens versions and directories as subjects of evaluations and measurements."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from zoo.inputs import Input, Opener
+from zoo.register import architecture_of
+from zoo.subject import Subject
+
+if TYPE_CHECKING:
+    from zoo.registry import Registry
+
+
+def subjects(registry: Registry, refs: Iterable[str], stack: ExitStack) -> list[Subject]:
+    """The models that references or paths name, each with its base where it has one.
+
+    Args:
+        stack: closes their files.
+    Raises:
+        NotFound, AmbiguousReference
+    """
+    opener = Opener(registry, stack, min(16, os.cpu_count() or 1))
+
+    def opened(ref: str) -> Subject:
+        own = _subject(registry, opener.open(ref))
+        if own.version is not None and own.version.base is not None:
+            base = opener.version(registry.catalog.get(own.version.base, removed=True))
+            return replace(own, base=_subject(registry, base))
+        return own
+
+    return [opened(ref) for ref in refs]
+
+
+def _subject(registry: Registry, found: Input) -> Subject:
+    model = found.model
+    config = model.checkpoint.opened.config or {}
+    name = found.version.architecture if found.version else architecture_of(config)
+    return Subject(
+        label=model.label,
+        digest=model.digest,
+        checkpoint=model.checkpoint,
+        config=config,
+        architecture=registry.plugins.architecture(name, config),
+        version=found.version,
+        make=model.module,
+    )
