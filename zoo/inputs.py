@@ -247,18 +247,8 @@ class Opener:
         try:
             return self.version(self._registry.get(named))
         except ZooError as unknown:
-            if not isinstance(unknown, NotFound) and not Path(named).exists():
-                raise
             if not Path(named).exists() and "://" not in named:
-                if named.count("/") == 1:  # as hubs name models
-                    raise NotFound(
-                        f"There is no entry and no directory `{named}`.",
-                        "Models are not downloaded.",
-                        f"If it is on a hub: `hf download {named.partition('@')[0]}`, and give the "
-                        "directory that this prints.",
-                        name=named,
-                    ) from None
-                raise
+                raise self._nowhere(named, unknown) from None
         return self._loose(named, self._look_up)
 
     def version(self, version: Version) -> Input:
@@ -275,6 +265,27 @@ class Opener:
         digests = {t.name: t.digest for t in self._registry.catalog.tensors(version.id)}
         model = Model(version.ref, version.digest, checkpoint, module, digests)
         return Input(model, version, beside)
+
+    def _nowhere(self, named: str, unknown: ZooError) -> ZooError:
+        """What to say of a name that neither the registry nor the file system knows."""
+        if not isinstance(unknown, NotFound):
+            return unknown
+        if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?", named):  # as hubs name models
+            return NotFound(
+                f"There is no entry and no directory `{named}`.",
+                "Models are not downloaded.",
+                f"If it is on a hub: `hf download {named.partition('@')[0]}`, and give the "
+                "directory that this prints.",
+                name=named,
+            )
+        if self._registry.is_absent:
+            return NotFound(
+                f"There is no model `{named}`:",
+                f"no such file or directory, and no registry at `{self._registry.url}` either.",
+                "Correct the path, or name the registry: `zoo --registry PATH ...`.",
+                name=named,
+            )
+        return unknown
 
     def artifact(self, version: Version) -> Input:
         return _whole(self.version(version))

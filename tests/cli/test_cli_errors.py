@@ -81,6 +81,16 @@ def test_with_json_the_error_is_json_on_stderr(zoo_run):
     assert {"what", "why", "how"} <= set(error)
 
 
+def test_a_merge_of_a_path_that_is_not_there_names_the_path_not_a_registry(zoo_run, tmp_path):
+    (tmp_path / "recipe.yml").write_text("{method: linear, experts: [./nowhere, ./neither]}")
+
+    result = zoo_run("merge", "recipe.yml", "--out", "out")
+
+    assert 0 != result.exit_code
+    assert "There is no model `./nowhere`" in result.output
+    assert "zoo init" not in result.output
+
+
 def test_a_missing_registry_names_the_command_that_makes_one(zoo_run):
     result = zoo_run("ls")
 
