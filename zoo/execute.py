@@ -24,6 +24,7 @@ from zoo.plan import APART, BASE, Model, Plan, Task, element_bytes, working_set
 from zoo.progress import NoProgress, Progress
 from zoo.random import Random
 from zoo.reading import Reader
+from zoo.single_thread import single_threaded_torch
 from zoo.sinks import Sink, Writer
 
 if TYPE_CHECKING:
@@ -62,28 +63,8 @@ def execute(
     tasks = [t for t in planned if wanted is None or t.info.name in wanted]
     run = _Run(plan, experts, base, sink, memory, threads, device, progress or NoProgress())
     run.data = data
-    with _single_threaded_torch():
+    with single_threaded_torch():
         return run.all(tasks)
-
-
-@contextmanager
-def _single_threaded_torch() -> Iterator[None]:
-    """Our threads are the parallelism; torch's own would split reductions by their number."""
-    import torch
-
-    global _running, _threads_before
-    with _torch_lock:
-        if _running == 0:
-            _threads_before = torch.get_num_threads()
-            torch.set_num_threads(1)
-        _running += 1
-    try:
-        yield
-    finally:
-        with _torch_lock:
-            _running -= 1
-            if _running == 0:
-                torch.set_num_threads(_threads_before)
 
 
 def _join_torch() -> None:
@@ -94,12 +75,6 @@ def _join_torch() -> None:
     import torch
 
     torch.get_num_threads()
-
-
-# torch's number of threads belongs to the process: the last merge to end restores it.
-_torch_lock = threading.Lock()
-_running = 0
-_threads_before = 1
 
 
 class _Run:

@@ -276,11 +276,11 @@ def test_tensors_without_names_merge_in_memory() -> None:
 
 
 def test_torch_keeps_one_thread_until_the_last_merge_ends() -> None:
-    from zoo.execute import _single_threaded_torch
+    from zoo.single_thread import single_threaded_torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    first, second = _single_threaded_torch(), _single_threaded_torch()
+    first, second = single_threaded_torch(), single_threaded_torch()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
