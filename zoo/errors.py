@@ -13,7 +13,8 @@ ZooError                          1
 ├── StoreError                   10   disk full, read-only, damaged object
 ├── RegistryError                11   database locked, schema unknown, row refused
 ├── VerificationFailed           12   bytes disagree with what was recorded
-└── PluginError                  13   a plugin is broken or breaks the contract
+├── PluginError                  13   a plugin is broken or breaks the contract
+└── InvalidTask                  16   a task's declaration or data is not as it must be
 
 The number is the exit code of the command line; `2` stays click's, for wrong usage.
 """
@@ -101,6 +102,10 @@ class VerificationFailed(ZooError):
 
 class PluginError(ZooError):
     exit_code = 13
+
+
+class InvalidTask(ZooError):
+    exit_code = 16
 
 
 def did_you_mean(word: str, known: list[str] | tuple[str, ...]) -> str:
