@@ -40,7 +40,7 @@ def scores_of_labels(task: Task, module: torch.nn.Module, sample: Sample) -> lis
     with torch.inference_mode():
         for x, y in sample.batches():
             logits = module(x)
-            _check_outputs(task, logits)
+            check_outputs(task, logits)
             logits = logits.double()
             confidence, answer = logits.softmax(1).max(1)
             hit = (answer == y).double()
@@ -70,7 +70,12 @@ def scores_of_labels(task: Task, module: torch.nn.Module, sample: Sample) -> lis
     return found
 
 
-def _check_outputs(task: Task, logits: torch.Tensor) -> None:
+def check_outputs(task: Task, logits: torch.Tensor) -> None:
+    """Refuse outputs that are not one logit for each label.
+
+    Raises:
+        IncompatibleModels
+    """
     if logits.ndim != 2 or logits.shape[1] != len(task.labels):
         raise IncompatibleModels(
             f"The model gives outputs of shape {tuple(logits.shape)}, and task `{task.name}` has "
