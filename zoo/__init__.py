@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo.architecture import Architecture
     from zoo.contract import AGAIN, Chunk, Mergekit, Method, Overlay, Parts, Statistic, method
+    from zoo.data_task import DataTask
     from zoo.errors import ZooError
     from zoo.hookspecs import hookimpl
     from zoo.in_memory import merge
@@ -24,6 +25,7 @@ _HOMES = {
     "AGAIN": "zoo.contract",
     "Architecture": "zoo.architecture",
     "Chunk": "zoo.contract",
+    "DataTask": "zoo.data_task",
     "Fraction": "zoo.parameters",
     "Mergekit": "zoo.contract",
     "Method": "zoo.contract",
@@ -51,6 +53,7 @@ __all__ = [
     "AGAIN",
     "Architecture",
     "Chunk",
+    "DataTask",
     "Fraction",
     "Mergekit",
     "Method",
