@@ -1,12 +1,14 @@
-"""From a directory's configuration and weights to a runnable module."""
+"""From a directory's configuration and weights to a runnable module, and back."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import InvalidCheckpoint
+from zoo.errors import InvalidCheckpoint, ZooError
 from zoo.safetensors_checkpoint import read_config
 
 if TYPE_CHECKING:
@@ -24,17 +26,39 @@ def load_module(architecture: Architecture, directory: Path) -> torch.nn.Module:
     Weights keep their type: a half-precision checkpoint gives a half-precision module.
 
     Raises:
-        InvalidCheckpoint: no configuration, or weights that are not those it asks for.
+        InvalidCheckpoint: no configuration, one that nothing can be built from, or weights that are
+            not those it asks for.
     """
     from safetensors.torch import load_file
 
-    config = config_of(directory)
-    module = architecture.build(config)
+    module = built(architecture, config_of(directory))
     state: dict[str, torch.Tensor] = {}
     for file in sorted(directory.glob("*.safetensors")):
         state.update(load_file(file))
     fill(module, state, architecture.name, directory)
     return module.eval()
+
+
+def built(architecture: Architecture, config: Mapping[str, Any]) -> torch.nn.Module:
+    """`architecture.build`, which leaves torch's random state as it was.
+
+    Raises:
+        InvalidCheckpoint: whatever else it raised, with the architecture's name.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        try:
+            return architecture.build(config)
+        except ZooError:
+            raise
+        except Exception as e:  # the plugin's code runs here, and may raise anything
+            raise InvalidCheckpoint(
+                f"`{architecture.name}` cannot be built from its `config.json`:",
+                f"{type(e).__name__}: {e}",
+                "Correct the configuration, or the architecture's `build`.",
+                model_type=architecture.name,
+            ) from e
 
 
 def config_of(directory: Path) -> Mapping[str, Any]:
@@ -87,3 +111,80 @@ def fill(
     if len(wanted) == 1 and types != wanted:
         module.to(wanted.pop())
     module.load_state_dict(dict(state), strict=False)
+
+
+def save_module(
+    module: torch.nn.Module, config: Mapping[str, Any], directory: str | os.PathLike[str]
+) -> Path:
+    """Write a module as a directory that `zoo register` takes: `config.json` and weights.
+
+    Same weights and configuration, same bytes. Tensors that share all their memory, such as a
+    tied head, are stored once, under the name that comes first in the module. The directory
+    appears whole or not at all.
+
+    Args:
+        config: what `build` makes this module from, with its `model_type`.
+    Returns:
+        The directory.
+    Raises:
+        StoreError: it exists and is not empty, or there is no room.
+        InvalidCheckpoint: the configuration is not plain data, or has no `model_type`.
+    """
+    from contextlib import ExitStack
+
+    from zoo.becoming import becoming
+    from zoo.checkpoint import MemoryCheckpoint
+    from zoo.loading import Loadable, write_model
+
+    if not isinstance(config.get("model_type"), str):
+        raise InvalidCheckpoint(
+            "The configuration has no `model_type`:",
+            "nothing could tell which architecture builds the module again.",
+            'Give `{"model_type": NAME, ...}`, with the name of a registered architecture.',
+        )
+    try:
+        text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as e:
+        raise InvalidCheckpoint(
+            f"The configuration cannot be written as JSON: {e}.",
+            how="Use numbers, text, lists and maps.",
+        ) from e
+    with ExitStack() as stack:
+        partial = stack.enter_context(becoming(Path(directory)))
+        write_model(Loadable(MemoryCheckpoint(stored(module)), {}), partial)
+        (partial / "config.json").write_text(text)
+    return Path(directory)
+
+
+def stored(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A module's state as a checkpoint has it: on the CPU, and what is tied only once."""
+    found: dict[str, torch.Tensor] = {}
+    seen = set()
+    for name, tensor in module.state_dict().items():
+        place = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
+        if tensor.numel() and place in seen:
+            continue
+        seen.add(place)
+        found[name] = tensor.detach().cpu().contiguous()
+    return found
+
+
+def norms(module: torch.nn.Module) -> Mapping[str, torch.nn.Module]:
+    """Normalisation layers by name, in the module's order: torch's, and those of libraries whose
+    class is called so (`LlamaRMSNorm`, `LayerNorm2d`)."""
+    from torch import nn
+
+    kinds = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+    return {
+        name: m
+        for name, m in module.named_modules()
+        if isinstance(m, kinds)
+        or (type(m).__name__.rstrip("123d").endswith("Norm") and not any(m.children()))
+    }
+
+
+def batch_norms(module: torch.nn.Module) -> Mapping[str, torch.nn.Module]:
+    """Layers that keep running statistics, which a merge makes stale; by name."""
+    return {
+        name: m for name, m in norms(module).items() if getattr(m, "running_mean", None) is not None
+    }
