@@ -16,12 +16,12 @@ as a layer. What is not a number (no examples, a fit that fails) is left out, ne
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from zoo.errors import PluginError
+from zoo.errors import InvalidRecipe, PluginError, did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -101,3 +101,72 @@ def metric(
         return Metric(name, version, function, dict(gives), arity, needs, split, base, passes)
 
     return made
+
+
+def metrics_named(known: Mapping[str, Metric], names: Sequence[str]) -> list[Metric]:
+    """The metrics that are asked for, each once: by their names, or by those of values they give.
+
+    Raises:
+        InvalidRecipe: no metric is asked for, or no plugin offers one; suggests the nearest names.
+    """
+    if not names:
+        raise InvalidRecipe("Name at least one metric.", how="`zoo measure --list` lists them.")
+    found: dict[str, Metric] = {}
+    for name in names:
+        fits = [known[name]] if name in known else [m for m in known.values() if name in m.gives]
+        if not fits:
+            every = sorted({*known, *(value for m in known.values() for value in m.gives)})
+            raise InvalidRecipe(
+                f"Unknown metric `{name}`.",
+                how=did_you_mean(name, every) + " `zoo measure --list` lists them.",
+                metric=name,
+            )
+        found |= {m.name: m for m in fits}
+    return list(found.values())
+
+
+def parameters_of_each(
+    metrics: Sequence[Metric], given: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The parameters of each metric by public name, checked, with defaults spelt out.
+
+    Args:
+        given: `NAME` is for every metric that has such a parameter, `METRIC.NAME` for one.
+    Raises:
+        InvalidRecipe: no metric has it, or a value is out of range.
+    """
+    own: dict[str, dict[str, Any]] = {m.name: {} for m in metrics}
+    names = {m.name: [f.alias or n for n, f in m.parameters.model_fields.items()] for m in metrics}
+    # What is for one metric goes before what is for all.
+    for key in sorted(given, key=lambda k: "." in k):
+        of, dot, name = key.rpartition(".")
+        takers = [m for m in names if name in names[m] and (not dot or m == of)]
+        if not takers:
+            every = sorted({n for m in names.values() for n in m})
+            raise InvalidRecipe(
+                f"Unknown parameter `{key}` of {', '.join(f'metric `{m}`' for m in names)}.",
+                how=did_you_mean(key, every) if every else "There are no parameters.",
+                key=key,
+            )
+        for metric in takers:
+            own[metric][name] = given[key]
+    return {m.name: _checked(m, own[m.name]) for m in metrics}
+
+
+def _checked(metric: Metric, given: Mapping[str, Any]) -> dict[str, Any]:
+    from pydantic import ValidationError
+
+    try:
+        return metric.parameters(**given).model_dump(mode="json", by_alias=True)
+    except ValidationError as error:
+        first = error.errors()[-1]
+        name = str(first["loc"][0])
+        raise InvalidRecipe(
+            f"`{name}` of metric `{metric.name}` cannot be {first['input']!r}:"
+            if first["type"] != "missing"
+            else f"Metric `{metric.name}` needs `{name}`:",
+            f"{first['msg'].lower()}.",
+            f"See `zoo measure --list {metric.name}`.",
+            parameter=name,
+            metric=metric.name,
+        ) from None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from zoo.gc import GcReport
     from zoo.lineage import Lineage
     from zoo.links import LinkMode
+    from zoo.measurement import Measured
     from zoo.merging import Resources
     from zoo.multi_stage import Stage
     from zoo.plan import Plan
@@ -400,6 +401,67 @@ class Registry:
         from zoo.compression import compression
 
         return compression(self, self.get(ref))
+
+    # Measuring
+
+    def measure(
+        self,
+        refs: Sequence[str] | None = None,
+        *,
+        where: str | None = None,
+        order_by: str | None = None,
+        limit: int | None = None,
+        metrics: Sequence[str],
+        task: str | None = None,
+        split: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        within: Sequence[str] = (),
+        samples: int | None = None,
+        batch: int = 256,
+        seed: int = 0,
+        device: str = "cpu",
+        force: bool = False,
+        progress: Progress | None = None,
+    ) -> list[Measured]:
+        """Measure versions, and record the values: metrics of one model for each version, metrics
+        of pairs for each pair, metrics of sets for all together.
+
+        What is recorded already with the same protocol is not measured again. A measurement that
+        fails is returned with its `error`, and the others go on.
+
+        Args:
+            metrics: names of metrics, or of values they give.
+            task: for metrics that need data; the versions' own task by default.
+            split: of the task; each metric's own by default.
+            parameters: `NAME` for every metric that has it, `METRIC.NAME` for one.
+            within: tags or columns that the members of a pair or set must agree in.
+            samples: examples, drawn by the seed; all by default.
+            batch: examples per batch.
+            force: measure again what is recorded.
+        Raises:
+            InvalidRecipe: an unknown metric, parameter or split; a pair of one version.
+            NotFound: no such version or task; a query that finds none.
+        """
+        from zoo.measurement import measure
+
+        return measure(
+            self,
+            refs,
+            where=where,
+            order_by=order_by,
+            limit=limit,
+            metrics=metrics,
+            task=task,
+            split=split,
+            parameters=parameters,
+            within=within,
+            samples=samples,
+            batch=batch,
+            seed=seed,
+            device=device,
+            force=force,
+            progress=progress,
+        )
 
     # Audit
 

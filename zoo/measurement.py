@@ -1,0 +1,435 @@
+"""Measure versions: each metric of each version, pair or set, recorded as soon as it is known.
+
+    selection -> sets of versions -> measurements, each with its protocol -> values, recorded
+
+A measurement is one metric of one set under one protocol, and is recorded in one transaction: a
+killed run leaves those that were finished, and the next run does the others. One that fails is
+told, and the others go on.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from zoo.artifacts import KIND as ARTIFACT
+from zoo.environment import check_device
+from zoo.errors import (
+    IncompatibleModels,
+    InvalidRecipe,
+    NotFound,
+    PluginError,
+    ZooError,
+    did_you_mean,
+)
+from zoo.metric import Metric, metrics_named, parameters_of_each
+from zoo.progress import NoProgress, Progress
+from zoo.recording import protocol, recorded
+from zoo.records import MetricValue, Version
+from zoo.sample import Sample
+from zoo.subjects import subjects
+
+if TYPE_CHECKING:
+    from zoo.registry import Registry
+    from zoo.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One metric of one set of versions, under one protocol."""
+
+    metric: Metric
+    versions: tuple[Version, ...]
+    """By weights digest, so that a set is measured alike in whichever order it was named."""
+    parameters: Mapping[str, Any]
+    """Public name -> value, all of them, defaults too."""
+    sample: Sample | None
+    """None for a metric of the weights alone."""
+    rules: Mapping[str, Any]
+    """All that decides the values besides the versions."""
+    known: tuple[MetricValue, ...] = ()
+    """What is recorded under just these rules; not empty means that nothing is to be done."""
+
+    @property
+    def refs(self) -> list[str]:
+        return [v.ref for v in self.versions]
+
+    @property
+    def examples(self) -> int | None:
+        """Examples of the sample; None where there is none, or their number is unknown."""
+        if self.sample is None:
+            return None
+        size = self.sample.task.size(self.sample.split)
+        count = self.sample.count
+        return size if count is None else count if size is None else min(count, size)
+
+    @property
+    def passes(self) -> float:
+        """Passes over the sample that it takes at most, each forward and backward."""
+        if self.sample is None or self.metric.passes is None:
+            return 0
+        model = self.metric.parameters(**self.parameters)
+        return self.metric.passes(model, len(self.versions))
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What became of a measurement."""
+
+    metric: str
+    versions: tuple[str, ...]
+    """References, in the order of their digests."""
+    values: tuple[MetricValue, ...] = ()
+    """As the registry keeps them; empty where it failed, or nothing could be told."""
+    was_known: bool = False
+    """Whether nothing was computed: the values were there, with the same protocol."""
+    seconds: float = 0.0
+    error: ZooError | None = None
+    """Why there are no values."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "metric": self.metric,
+            "versions": list(self.versions),
+            "values": [
+                {
+                    "name": v.name,
+                    "split": v.split,
+                    "value": v.value,
+                    "stderr": v.stderr,
+                    "dataset": v.dataset,
+                    "protocol": dict(v.protocol),
+                }
+                for v in self.values
+            ],
+            "was_known": self.was_known,
+            "seconds": round(self.seconds, 3),
+            "error": None if self.error is None else str(self.error),
+        }
+
+
+def measure(
+    registry: Registry,
+    refs: Sequence[str] | None = None,
+    *,
+    where: str | None = None,
+    order_by: str | None = None,
+    limit: int | None = None,
+    metrics: Sequence[str],
+    task: str | None = None,
+    split: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    within: Sequence[str] = (),
+    samples: int | None = None,
+    batch: int = 256,
+    seed: int = 0,
+    device: str = "cpu",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> list[Measured]:
+    """Measure versions, pairs or sets of them, and record the values; see `Registry.measure`."""
+    asked = plan(
+        registry,
+        refs,
+        where=where,
+        order_by=order_by,
+        limit=limit,
+        metrics=metrics,
+        task=task,
+        split=split,
+        parameters=parameters,
+        within=within,
+        samples=samples,
+        batch=batch,
+        seed=seed,
+        device=device,
+    )
+    done = []
+    for one in asked:
+        if isinstance(one, Measured):
+            done.append(one)
+        elif one.known and not force:
+            done.append(Measured(one.metric.name, tuple(one.refs), one.known, was_known=True))
+        else:
+            done.append(_done(registry, one, progress or NoProgress()))
+    return done
+
+
+def plan(
+    registry: Registry,
+    refs: Sequence[str] | None = None,
+    *,
+    where: str | None = None,
+    order_by: str | None = None,
+    limit: int | None = None,
+    metrics: Sequence[str],
+    task: str | None = None,
+    split: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    within: Sequence[str] = (),
+    samples: int | None = None,
+    batch: int = 256,
+    seed: int = 0,
+    device: str = "cpu",
+) -> list[Measurement | Measured]:
+    """What `measure` would do, in order; what cannot be measured is there with its error.
+
+    Raises:
+        InvalidRecipe, NotFound: of what is asked for, as `Registry.measure` says.
+    """
+    chosen = metrics_named(registry.plugins.metrics, metrics)
+    settings = parameters_of_each(chosen, parameters or {})
+    for name, count in (("samples", samples), ("batch", batch)):
+        if count is not None and count < 1:
+            raise InvalidRecipe(f"`{name}` is {count}.", how="Use 1 or more.", key=name)
+    check_device(device)
+    versions = _selected(registry, refs, where, order_by, limit)
+    tasks = _Tasks(registry)
+    if task is not None and any(m.needs == "data" for m in chosen):
+        _check_split(tasks.named(task), split)
+
+    def prepared(metric: Metric, members: Sequence[Version]) -> Measurement | Measured:
+        members = tuple(sorted(members, key=lambda v: (v.digest, v.id)))
+        try:
+            _check_bases(metric, members)
+            sample = None
+            if metric.needs == "data":
+                of = tasks.named(task or _common_task(members))
+                where_ = split or metric.split
+                _check_split(of, where_)
+                sample = Sample(of, where_, samples, batch, seed, device)
+            rules = protocol(metric.name, metric.version, settings[metric.name], sample)
+            known = _known(registry, members, rules)
+        except ZooError as error:
+            return Measured(metric.name, tuple(v.ref for v in members), error=error)
+        return Measurement(metric, members, settings[metric.name], sample, rules, known)
+
+    return [
+        prepared(metric, members)
+        for metric in chosen
+        for members in _sets(metric, versions, within)
+    ]
+
+
+def _selected(
+    registry: Registry,
+    refs: Sequence[str] | None,
+    where: str | None,
+    order_by: str | None,
+    limit: int | None,
+) -> list[Version]:
+    """The versions that are named or selected, each once."""
+    querying = not (where is None and order_by is None and limit is None)
+    if bool(refs) == querying:
+        raise InvalidRecipe("Name the versions, or select them by a query; one of the two.")
+    if refs:
+        return list({v.id: v for v in map(registry.get, refs)}.values())
+    found = [v for v in registry.select(where, order_by, limit) if v.kind != ARTIFACT]
+    if not found:
+        raise NotFound(
+            f"No version fits `{where or 'everything'}`.",
+            "There is nothing to measure.",
+            "Try the query with `zoo ls --where`.",
+            where=where,
+        )
+    return found
+
+
+def _sets(
+    metric: Metric, versions: Sequence[Version], within: Sequence[str]
+) -> Iterator[Sequence[Version]]:
+    """The sets a metric is computed on.
+
+    Raises:
+        InvalidRecipe: there is none, since too few versions are selected.
+    """
+    if metric.arity == 1:
+        yield from ([v] for v in versions)
+        return
+    alike: dict[tuple[str | None, ...], list[Version]] = {}
+    for version in versions:
+        alike.setdefault(tuple(_said(version, key) for key in within), []).append(version)
+    least = metric.arity or 2
+    enough = [group for group in alike.values() if len(group) >= least]
+    if not enough:
+        agree = f" that agree in {', '.join(f'`{k}`' for k in within)}" if within else ""
+        raise InvalidRecipe(
+            f"Metric `{metric.name}` takes {least}{'' if metric.arity else ' or more'} versions"
+            f"{agree}, and {max(map(len, alike.values()))} "
+            f"{'is' if len(versions) == 1 else 'are'} selected.",
+            how="Name more, or widen the query.",
+            metric=metric.name,
+        )
+    for group in enough:
+        if metric.arity is None:
+            yield group
+        else:
+            yield from combinations(group, metric.arity)
+
+
+_COLUMNS = ("name", "kind", "base", "task", "phase", "architecture")
+
+
+def _said(version: Version, key: str) -> str | None:
+    """What a version says of itself under a tag, or a column."""
+    value = getattr(version, key) if key in _COLUMNS else version.tags.get(key)
+    return None if value is None else str(value)
+
+
+class _Tasks:
+    """Tasks by name, each looked up once."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._found: dict[str, Task] = {}
+
+    def named(self, name: str) -> Task:
+        from zoo.known_tasks import task_named
+
+        if name not in self._found:
+            self._found[name] = task_named(self._registry, name)
+        return self._found[name]
+
+
+def _common_task(versions: Sequence[Version]) -> str:
+    """The task that versions were made for.
+
+    Raises:
+        InvalidRecipe: one has none, or they have different ones.
+    """
+    names = {v.task for v in versions}
+    if len(names) == 1 and (name := names.pop()) is not None:
+        return name
+    said = ", ".join(f"`{v.ref}`: {v.task or 'none'}" for v in versions[:6])
+    raise InvalidRecipe(
+        f"The task to measure on is not known ({said}).",
+        "It is the task of the versions, where they agree on one.",
+        "Name it with --task; or say what a version is for: `zoo annotate REF --task T`.",
+        versions=[v.ref for v in versions],
+    )
+
+
+def _check_split(task: Task, split: str | None) -> None:
+    if split is not None and split not in task.splits:
+        raise InvalidRecipe(
+            f"Task `{task.name}` has no split `{split}`.",
+            how=did_you_mean(split, list(task.splits)),
+            task=task.name,
+            split=split,
+        )
+
+
+def _check_bases(metric: Metric, versions: Sequence[Version]) -> None:
+    alone = [v.ref for v in versions if v.base is None] if metric.base else []
+    if alone:
+        raise IncompatibleModels(
+            f"Metric `{metric.name}` needs the base of `{alone[0]}`, and the registry knows none.",
+            "It looks at what fine-tuning changed.",
+            "Register the expert again with its base: `zoo register ... --base REF`.",
+            problems=[f"`{ref}` has no base" for ref in alone],
+            metric=metric.name,
+        )
+
+
+def _known(
+    registry: Registry, versions: Sequence[Version], rules: Mapping[str, Any]
+) -> tuple[MetricValue, ...]:
+    """What is recorded under just these rules; nothing if some of it was overwritten since."""
+    wanted = json.loads(json.dumps(rules))
+    place = ("metric", "task", "split")
+    found = []
+    for value in _recorded(registry, [v.id for v in versions]):
+        if any(value.protocol.get(key) != wanted.get(key) for key in place):
+            continue
+        if any(value.protocol.get(key) != wanted[key] for key in wanted):
+            return ()
+        found.append(value)
+    return tuple(found)
+
+
+def _recorded(registry: Registry, ids: Sequence[int]) -> list[MetricValue]:
+    if len(ids) == 1:
+        return registry.catalog.measured(ids[0])
+    fields = ("name", "value", "split", "dataset", "protocol", "stderr", "environment", "tool")
+    return [
+        MetricValue(**{key: row[key] for key in fields})
+        for row in registry.catalog.group_metrics(ids)
+    ]
+
+
+def _done(registry: Registry, asked: Measurement, progress: Progress) -> Measured:
+    """Compute and record one measurement; a failure is told in what is returned."""
+    done = Measured(asked.metric.name, tuple(asked.refs))
+    began = time.perf_counter()
+    progress.start(
+        round((asked.examples or 0) * asked.passes),
+        f"{asked.metric.name} of {', '.join(asked.refs)}",
+    )
+    try:
+        with ExitStack() as stack:
+            models = subjects(registry, asked.refs, stack)
+            sample = asked.sample and replace(asked.sample, progress=progress)
+            found = compute(asked.metric, models, sample, asked.parameters)
+            values = recorded(found, models, sample, asked.metric.split, asked.rules)
+        _record(registry, asked.versions, values)
+    except ZooError as error:
+        return replace(done, error=error, seconds=time.perf_counter() - began)
+    finally:
+        progress.done()
+    return replace(done, values=tuple(values), seconds=time.perf_counter() - began)
+
+
+def compute(
+    metric: Metric,
+    models: Sequence[Any],
+    sample: Sample | None,
+    parameters: Mapping[str, Any],
+) -> list[MetricValue]:
+    """The values of a metric; what it draws from torch's own generators is fixed by the seed.
+
+    Raises:
+        ZooError: as the metric raises.
+        PluginError: it failed otherwise, or gave a value that it does not announce.
+    """
+    import torch
+
+    options = dict(metric.parameters(**parameters))
+    first = models[0] if metric.arity == 1 else models
+    arguments = (first,) if sample is None else (first, sample)
+    labels = ", ".join(f"`{m.label}`" for m in models)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(sample.seed if sample else 0)
+            found = list(metric.function(*arguments, **options))
+    except ZooError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"Metric `{metric.name}` failed on {labels}:",
+            f"{type(error).__name__}: {error}".rstrip(": ") + ".",
+            metric=metric.name,
+        ) from error
+    for value in found:
+        if value.name not in metric.gives:
+            raise PluginError(
+                f"Metric `{metric.name}` gave a value `{value.name}` that it does not announce.",
+                how=f"Name it in `gives`, beside {', '.join(f'`{n}`' for n in metric.gives)}.",
+                metric=metric.name,
+            )
+    return found
+
+
+def _record(registry: Registry, versions: Sequence[Version], values: Sequence[MetricValue]) -> None:
+    """Keep the values of one measurement, all or none."""
+    if not values:
+        return
+    if len(versions) == 1:
+        registry.catalog.annotate(versions[0].id, metrics=values)
+    else:
+        registry.catalog.record_group_metrics([v.id for v in versions], values)
