@@ -427,7 +427,7 @@ def _steps(examples: int, batch: int) -> int:
 
 def _batches(order: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
     """Parts of `size`; a last one of a single example joins the one before: BatchNorm needs two."""
-    parts = list(order.split(size))
+    parts = list(torch.split(order, size))
     if len(parts) > 1 and len(parts[-1]) == 1 < size:
         import torch
 
@@ -442,7 +442,7 @@ def _at_the_end(
 
     loss, right = 0.0, 0
     with torch.inference_mode():
-        for inputs, targets in zip(x.split(512), y.split(512), strict=True):
+        for inputs, targets in zip(torch.split(x, 512), torch.split(y, 512), strict=True):
             outputs, targets = module(inputs.to(device)), targets.to(device)
             loss += float(task.loss(outputs, targets)) * len(inputs)
             right += int((outputs.argmax(1) == targets).sum()) if task.labels else 0
