@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from zoo.catalog import Catalog
 
-LAYOUT = 1
+LAYOUT = 2
 """Counted up when `TABLES` changes: an older snapshot is then rebuilt."""
 
 MEMORY = "1GiB"

@@ -24,7 +24,8 @@ class Happening(NamedTuple):
     """What an event tells."""
 
     action: str
-    """`init`, `add`, `annotate`, `alias`, `unalias`, `remove`, `measure`, `move`."""
+    """`init`, `add`, `annotate`, `alias`, `unalias`, `remove`, `measure`, `move`, `declare` and
+    `withdraw` of a task, `rule` of phases."""
     subject: str
     version_id: int | None
     detail: dict[str, Any]

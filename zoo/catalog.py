@@ -6,6 +6,7 @@ audit log within the same transaction.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.elements import ColumnElement
 
-from zoo import additions, audit, version_rows
+from zoo import additions, audit, phase_rows, task_rows, version_rows
 from zoo import group_metrics as groups
 from zoo import tables as t
 from zoo.audit import Happening
@@ -25,7 +26,16 @@ from zoo.database import Database
 from zoo.errors import InvalidSelection, NotFound, RegistryError
 from zoo.lineage import Lineage, closure, reach
 from zoo.overlays import FOLDER
-from zoo.records import FileRecord, MetricValue, RunDraft, TensorRecord, Version, VersionDraft
+from zoo.records import (
+    FileRecord,
+    MetricValue,
+    PhaseRule,
+    RunDraft,
+    TaskRecord,
+    TensorRecord,
+    Version,
+    VersionDraft,
+)
 from zoo.references import check_alias, parse, resolve
 from zoo.run_rows import read_run
 from zoo.selection import compile_order, compile_where
@@ -257,6 +267,8 @@ class Catalog:
     ) -> Version:
         """Say more about a version: what is not named stays. Old values go to the audit log.
 
+        A phase given here is asserted: it has no rule; see `set_phase` for a derived one.
+
         Raises:
             NotFound: there is no such version.
             RegistryError: a metric that is not finite.
@@ -287,8 +299,13 @@ class Catalog:
             changed = {key: value for key, value in fields.items() if value is not None}
             if changed:
                 told.update({key: [getattr(before, key), changed[key]] for key in changed})
+                values: dict[str, str | None] = dict(changed)
+                if phase is not None:  # it is asserted now, whatever rule it came from before
+                    values["phase_rule"] = None
+                    if before.phase_rule is not None:
+                        told["phase_rule"] = [before.phase_rule, None]
                 connection.execute(
-                    update(t.versions).where(t.versions.c.id == version_id).values(changed)
+                    update(t.versions).where(t.versions.c.id == version_id).values(values)
                 )
             if told:
                 audit.append(connection, at, [Happening("annotate", before.ref, version_id, told)])
@@ -441,17 +458,42 @@ class Catalog:
             ids = [id_ for id_ in ids if id_ != version_id]
             return version_rows.load(connection, ids, self.store_root)
 
-    # Metrics of sets of versions
+    # Metrics
 
-    def record_group_metric(self, version_ids: Iterable[int], metric: MetricValue) -> None:
-        """Record a metric of an unordered set of two versions or more.
+    def measured(self, version_id: int) -> list[MetricValue]:
+        """All metrics of a version with protocol, standard error and environment, by name and
+        split; none for an unknown version."""
+        m = t.metrics.c
+        query = select(t.metrics).where(m.version_id == version_id).order_by(m.name, m.split)
+        with self._database.read() as connection:
+            return [
+                MetricValue(
+                    name=row["name"],
+                    value=row["value"],
+                    split=row["split"],
+                    dataset=row["dataset"],
+                    protocol=json.loads(row["protocol"]),
+                    stderr=row["stderr"],
+                    environment=json.loads(row["environment"]),
+                    tool=row["tool"],
+                )
+                for row in connection.execute(query).mappings()
+            ]
+
+    def record_group_metrics(
+        self, version_ids: Iterable[int], values: Sequence[MetricValue]
+    ) -> None:
+        """Record metrics of an unordered set of two versions or more, all or none.
 
         Raises:
+            NotFound: a version does not exist.
             RegistryError: fewer than two versions, or a value that is not finite.
         """
+        if not values:
+            return
         at = _now()
         with self._database.write() as connection:
-            audit.append(connection, at, [groups.record(connection, at, version_ids, metric)])
+            audit.append(connection, at, [groups.record(connection, at, version_ids, values)])
 
     def group_metrics(self, version_ids: Iterable[int] | None = None) -> list[dict[str, Any]]:
         """Metrics of exactly this set of versions, or of all sets.
@@ -461,6 +503,99 @@ class Catalog:
         """
         with self._database.read() as connection:
             return groups.listed(connection, version_ids)
+
+    # Tasks
+
+    def add_task(
+        self,
+        name: str,
+        declaration: Mapping[str, Any],
+        digests: Mapping[str, str],
+        *,
+        replace: bool = False,
+    ) -> None:
+        """Keep a task's declaration; the same one again changes nothing.
+
+        Args:
+            digests: split -> digest of its data.
+            replace: whether another declaration or other data may take the place of what is there.
+        Raises:
+            InvalidName: the name cannot be part of a metric's split.
+            RegistryError: it differs from what is there, and `replace` is False.
+        """
+        at = _now()
+        with self._database.write() as connection:
+            told = task_rows.declare(connection, at, name, declaration, digests, replace)
+            audit.append(connection, at, told)
+
+    def task(self, name: str) -> TaskRecord | None:
+        """The declared task of this name; None if there is none."""
+        with self._database.read() as connection:
+            return task_rows.read(connection, name)
+
+    def tasks(self) -> list[TaskRecord]:
+        """All declared tasks, names ascending."""
+        with self._database.read() as connection:
+            return task_rows.listed(connection)
+
+    def remove_task(self, name: str) -> None:
+        """Forget a task's declaration; what was measured on it stays.
+
+        Raises:
+            NotFound: none has this name.
+        """
+        at = _now()
+        with self._database.write() as connection:
+            audit.append(connection, at, [task_rows.withdraw(connection, name)])
+
+    # Phases
+
+    def add_phase_rule(self, name: str, thresholds: Mapping[str, float]) -> int:
+        """Keep the thresholds of a rule; the number it has under its name.
+
+        The thresholds of the newest rule of this name again give that one's number.
+
+        Raises:
+            InvalidName: the name has more than letters, digits, `.`, `_`, `-`.
+        """
+        at = _now()
+        with self._database.write() as connection:
+            number, told = phase_rows.add_rule(connection, at, name, thresholds)
+            audit.append(connection, at, told)
+            return number
+
+    def phase_rule(self, name: str, number: int | None = None) -> PhaseRule | None:
+        """A rule, the newest of its name unless a number is given; None where there is none."""
+        with self._database.read() as connection:
+            return phase_rows.rule(connection, name, number)
+
+    def phase_rules(self) -> list[PhaseRule]:
+        """All rules, by name and number."""
+        with self._database.read() as connection:
+            return phase_rows.rules(connection)
+
+    def set_phase(
+        self,
+        version_ids: Iterable[int],
+        phase: str | None,
+        rule: str | None = None,
+        metrics: Sequence[MetricValue] = (),
+    ) -> None:
+        """Give versions a phase, in one transaction.
+
+        Args:
+            phase: None takes it away.
+            rule: `NAME@N` of the rule it was derived by; None when it is asserted.
+            metrics: recorded of each version with it, such as the confidence.
+        Raises:
+            NotFound: a version or the rule does not exist.
+            RegistryError: a metric that is not finite.
+        """
+        at = _now()
+        with self._database.write() as connection:
+            ids = list(version_ids)
+            told = phase_rows.set_phase(connection, at, ids, phase, rule, metrics)
+            audit.append(connection, at, told)
 
     # Audit
 

@@ -48,8 +48,8 @@ from zoo.errors import NotFound, RegistryError, StoreError
 APPLICATION_ID = 0x5A4F4F31
 """`ZOO1` in the SQLite header; `file registry.db` shows it."""
 
-SCHEMA = 1
-"""Number of the newest migration; SQLite's `user_version`, and Alembic's revision `0001`."""
+SCHEMA = 2
+"""Number of the newest migration; SQLite's `user_version`, and Alembic's revision `0002`."""
 
 VERSION_TABLE = "zoo_schema"
 """Alembic's table. Its default name clashes with every other tool that uses Alembic."""

@@ -19,9 +19,9 @@ from zoo.records import MetricValue
 
 
 def record(
-    connection: Connection, at: str, version_ids: Iterable[int], metric: MetricValue
+    connection: Connection, at: str, version_ids: Iterable[int], values: Sequence[MetricValue]
 ) -> Happening:
-    """Write the current value of a metric of a set.
+    """Write the current values of metrics of a set.
 
     Raises:
         NotFound: a member does not exist.
@@ -30,9 +30,10 @@ def record(
     members = sorted(set(version_ids))
     if len(members) < 2:
         raise RegistryError(
-            f"Metric `{metric.name}` of {len(members)} versions is no metric of a set.",
+            f"What is measured of {len(members)} versions is no metric of a set.",
             "A set has two members or more.",
             "Record it with annotate.",
+            members=members,
         )
     names = _refs(connection, members)
     missing = [str(id_) for id_ in members if id_ not in names]
@@ -47,12 +48,15 @@ def record(
             insert(t.version_set_members),
             [{"set_id": set_id, "version_id": id_} for id_ in members],
         )
-    row = metric_row(metric, at)
-    same = (g.set_id == set_id) & (g.name == metric.name) & (g.split == metric.split)
-    before = connection.scalar(select(g.value).where(same))
-    connection.execute(delete(t.group_metrics).where(same))
-    connection.execute(insert(t.group_metrics), {"set_id": set_id, **row})
-    told = {"versions": members, "metric": [metric.name, metric.split, before, row["value"]]}
+    changes = []
+    for value in values:
+        row = metric_row(value, at)
+        same = (g.set_id == set_id) & (g.name == value.name) & (g.split == value.split)
+        before = connection.scalar(select(g.value).where(same))
+        connection.execute(delete(t.group_metrics).where(same))
+        connection.execute(insert(t.group_metrics), {"set_id": set_id, **row})
+        changes.append([value.name, value.split, before, row["value"]])
+    told = {"versions": members, "metrics": changes}
     return Happening("measure", "+".join(names[id_] for id_ in members), None, told)
 
 

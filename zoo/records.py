@@ -125,6 +125,33 @@ class RunDraft:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """A task that was declared in the registry."""
+
+    name: str
+    declaration: Mapping[str, Any]
+    """What its data is made of; see `zoo.known_tasks`."""
+    digests: Mapping[str, str]
+    """Split -> digest of its data when it was declared."""
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseRule:
+    """Thresholds that phases are derived by, under a name and a number."""
+
+    name: str
+    number: int
+    thresholds: Mapping[str, float]
+    """See `zoo.phases` for each one's meaning and unit."""
+    created_at: str
+
+    @property
+    def ref(self) -> str:
+        return f"{self.name}@{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """A version as the registry knows it: what `show`, `ls` and the Python API give."""
 
@@ -136,6 +163,8 @@ class Version:
     """`name@number` of the base, or None."""
     task: str | None
     phase: str | None
+    phase_rule: str | None
+    """`NAME@N` of the rule that the phase was derived by; None when it was asserted."""
     license: str | None
     architecture: str | None
     digest: str

@@ -67,6 +67,7 @@ COLUMNS = {
     "base": "name of the entry it was fine-tuned from or merged onto",
     "task": "what it was trained for",
     "phase": "phase label",
+    "phase_rule": "NAME@N of the rule its phase was derived by; absent when it was asserted",
     "architecture": "model type",
     "license": "licence",
     "digest": "weights digest, sha256:HEX",
@@ -566,12 +567,16 @@ def _reason(error: Exception) -> str:
 
 # Where each name's value lies
 
+_OWN_TEXTS = (
+    *("kind", "task", "phase", "phase_rule", "architecture", "license", "created_at", "source"),
+)
+
 
 def _column_value(name: str) -> _Value:
     v = t.versions.c
     if name == "version":
         return _Value("number", v.number)
-    if name in ("kind", "task", "phase", "architecture", "license", "created_at", "source"):
+    if name in _OWN_TEXTS:
         return _Value("text", v[name])
     if name == "run":
         return _Value("text", v.run_id)

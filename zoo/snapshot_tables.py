@@ -67,7 +67,7 @@ def _versions() -> Select[Any]:
     return (
         select(
             *(_v.id, _e.name, _v.number, _ref(), _v.kind, _ref(_base_entry, _base)),
-            *(_v.task, _v.phase, _v.license, _v.architecture),
+            *(_v.task, _v.phase, _v.phase_rule, _v.license, _v.architecture),
             *(_m.digest, _m.parameters, _m.bytes, _v.created_at, _v.run_id),
             *(_v.source, _v.notes, _v.removed_at, _v.removed_reason),
         )
@@ -125,6 +125,12 @@ def _runs() -> Select[Any]:
     )
 
 
+def _phase_rules() -> Select[Any]:
+    r = t.phase_rules.c
+    ref = r.name.concat("@").concat(cast(r.number, t.TEXT))
+    return select(r.name, r.number, ref, r.thresholds, r.created_at)
+
+
 _VERSION = {"version_id": "BIGINT", "ref": "VARCHAR"}
 _MEASURED = {
     "metric": "VARCHAR",
@@ -150,6 +156,7 @@ TABLES = (
             "base": "VARCHAR",
             "task": "VARCHAR",
             "phase": "VARCHAR",
+            "phase_rule": "VARCHAR",
             "license": "VARCHAR",
             "architecture": "VARCHAR",
             "digest": "VARCHAR",
@@ -285,6 +292,30 @@ TABLES = (
         "set_id",
         _group_metrics,
         t.group_metrics.c.set_id,
+    ),
+    SnapshotTable(
+        "tasks",
+        {"name": "VARCHAR", "declaration": "JSON", "digests": "JSON", "created_at": "TIMESTAMP"},
+        "whole",
+        "name",
+        lambda: select(
+            *(t.tasks.c.name, t.tasks.c.declaration, t.tasks.c.digests, t.tasks.c.created_at)
+        ),
+        t.tasks.c.name,
+    ),
+    SnapshotTable(
+        "phase_rules",
+        {
+            "name": "VARCHAR",
+            "number": "BIGINT",
+            "rule": "VARCHAR",
+            "thresholds": "JSON",
+            "created_at": "TIMESTAMP",
+        },
+        "whole",
+        "name",
+        _phase_rules,
+        t.phase_rules.c.name,
     ),
     SnapshotTable(
         "events",

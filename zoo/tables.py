@@ -7,6 +7,7 @@
                  └── runs ─< run_inputs     the execution that made it
     entries ─< aliases, alias_history
     version_sets ─< version_set_members, group_metrics
+    tasks, phase_rules                      data sets and thresholds that were declared, by name
     events                                  the hash-chained audit log
     zoo                                     one row: where the store is, head of the audit chain
 
@@ -173,6 +174,8 @@ class Version(ZooTable, table=True):
     )
     task: str | None = _maybe(index=True)
     phase: str | None = _maybe()
+    phase_rule: str | None = _maybe()
+    """`NAME@N` of `phase_rules` when the phase was derived; NULL when it was asserted."""
     license: str | None = _maybe()
     architecture: str | None = _maybe()
     source: str = _text()
@@ -332,6 +335,34 @@ class GroupMetric(ZooTable, table=True):
     recorded_at: str = _text()
 
 
+class Task(ZooTable, table=True):
+    """A task that was declared: what its data is made of."""
+
+    __tablename__ = "tasks"
+    __table_args__ = (STRICT,)
+
+    name: str = _text(primary_key=True)
+    declaration: str = _text()
+    """JSON: the reader and its options, or the task it is derived from and how."""
+    digests: str = _text()
+    """JSON: split -> digest of its data when the task was declared."""
+    created_at: str = _text()
+
+
+class PhaseRule(ZooTable, table=True):
+    """Thresholds that phases are derived by; immutable, a change makes the next number."""
+
+    __tablename__ = "phase_rules"
+    __table_args__ = (STRICT,)
+
+    name: str = _text(primary_key=True)
+    number: int = Field(sa_column=Column(INT, primary_key=True, autoincrement=False))
+    """1, 2, 3, ... within the name."""
+    thresholds: str = _text()
+    """JSON: threshold -> number; see `zoo.phases`."""
+    created_at: str = _text()
+
+
 class Event(ZooTable, table=True):
     """One line of the audit log; see `zoo.audit` for the chain."""
 
@@ -343,7 +374,7 @@ class Event(ZooTable, table=True):
     at: str = _text()
     action: str = _text()
     subject: str = _text()
-    """`name@3`, `name`, or `zoo`."""
+    """`name@3`, `name` of an entry, a task or a rule, or `zoo`."""
     version_id: int | None = _ref("versions.id", nullable=True)
     detail: str = _text()
     """JSON: what changed, old values beside new ones."""
@@ -371,4 +402,6 @@ alias_history = _table(AliasMove)
 version_sets = _table(VersionSet)
 version_set_members = _table(VersionSetMember)
 group_metrics = _table(GroupMetric)
+tasks = _table(Task)
+phase_rules = _table(PhaseRule)
 events = _table(Event)

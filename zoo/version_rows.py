@@ -28,6 +28,7 @@ _VERSIONS = (
         _base.c.number,
         _v.task,
         _v.phase,
+        _v.phase_rule,
         _v.license,
         _v.architecture,
         t.manifests.c.digest,
@@ -68,7 +69,7 @@ def load(connection: Connection, ids: Sequence[int], store: Path) -> list[Versio
     found: dict[int, Version] = {}
     for row in of(_VERSIONS, _v.id):
         id_, name, number, kind, base, base_number, *middle, run, source, notes = row
-        task, phase, license_, architecture, digest, parameters, size, created_at = middle
+        task, phase, rule, license_, architecture, digest, parameters, size, created_at = middle
         found[id_] = Version(
             id=id_,
             name=name,
@@ -77,6 +78,7 @@ def load(connection: Connection, ids: Sequence[int], store: Path) -> list[Versio
             base=None if base is None else f"{base}@{base_number}",
             task=task,
             phase=phase,
+            phase_rule=rule,
             license=license_,
             architecture=architecture,
             digest=digest,

@@ -29,7 +29,7 @@ def show_version(
             *([] if on_terminal() else [("version", version.ref), ("kind", version.kind)]),
             ("base", version.base),
             ("task", version.task),
-            ("phase", version.phase),
+            ("phase", _phase(version)),
             ("license", version.license),
             ("architecture", version.architecture),
             ("parameters", f"{count(version.parameters)} ({version.parameters:,})"),
@@ -44,6 +44,11 @@ def show_version(
             *extra,
         ]
     )
+
+
+def _phase(version: Version) -> str | None:
+    """The phase, and the rule it was derived by."""
+    return f"{version.phase} (by {version.phase_rule})" if version.phase_rule else version.phase
 
 
 def overlay_fields(kept: Compression | None) -> list[tuple[str, str | None]]:

@@ -39,7 +39,7 @@ def family(catalog: Catalog) -> list[Version]:
     )
     mix = catalog.add(draft("mix", 3, kind="merge", base=base.id), merge_run("r-1", base, math))
     catalog.alias(math.id, "best")
-    catalog.record_group_metric([base.id, math.id], MetricValue("barrier", 0.25))
+    catalog.record_group_metrics([base.id, math.id], [MetricValue("barrier", 0.25)])
     return [base, math, mix]
 
 
@@ -101,7 +101,7 @@ def test_the_snapshot_follows_every_change(
     catalog.annotate(math.id, tags={"x": "1"}, metrics=[MetricValue("acc", 0.75, "test")])
     catalog.alias(newer.id, "best")
     catalog.remove(mix.id, "why not")
-    catalog.record_group_metric([base.id, newer.id], MetricValue("barrier", 0.125))
+    catalog.record_group_metrics([base.id, newer.id], [MetricValue("barrier", 0.125)])
 
     assert [("base@1", True), ("math@1", False), ("mix@1", False), ("math@2", True)] == rows(
         catalog, "SELECT ref, latest FROM versions ORDER BY id"

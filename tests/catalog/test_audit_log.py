@@ -19,7 +19,7 @@ def used(catalog: Catalog) -> Catalog:
     """A catalog with one event of every kind: init, add, add, annotate, measure, alias, ..."""
     a, b = catalog.add_many([draft("a", 1), draft("b", 2)])
     catalog.annotate(a.id, tags={"x": "1"})
-    catalog.record_group_metric([a.id, b.id], MetricValue("barrier", 0.5))
+    catalog.record_group_metrics([a.id, b.id], [MetricValue("barrier", 0.5)])
     catalog.alias(a.id, "best")
     catalog.unalias("a", "best")
     catalog.remove(a.id, "because")

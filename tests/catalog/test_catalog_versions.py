@@ -248,9 +248,11 @@ def test_a_run_reads_back_as_it_was_recorded(catalog: Catalog) -> None:
 def test_metrics_of_a_set_are_stored_once_whatever_the_order(catalog: Catalog) -> None:
     a, b, c = catalog.add_many([draft("a", 1), draft("b", 2), draft("c", 3)])
 
-    catalog.record_group_metric([b.id, a.id], MetricValue("barrier", 0.5, protocol={"points": 5}))
-    catalog.record_group_metric([a.id, b.id, a.id], MetricValue("barrier", 0.25))
-    catalog.record_group_metric([a.id, b.id, c.id], MetricValue("cka", 0.9, "test"))
+    catalog.record_group_metrics(
+        [b.id, a.id], [MetricValue("barrier", 0.5, protocol={"points": 5})]
+    )
+    catalog.record_group_metrics([a.id, b.id, a.id], [MetricValue("barrier", 0.25)])
+    catalog.record_group_metrics([a.id, b.id, c.id], [MetricValue("cka", 0.9, "test")])
 
     (barrier,) = catalog.group_metrics([b.id, a.id])
     assert (["a@1", "b@1"], "barrier", 0.25) == (
@@ -261,6 +263,6 @@ def test_metrics_of_a_set_are_stored_once_whatever_the_order(catalog: Catalog) -
     assert ["barrier", "cka"] == [row["name"] for row in catalog.group_metrics()]
     assert [] == catalog.group_metrics([a.id, c.id])
     with pytest.raises(RegistryError, match="two members"):
-        catalog.record_group_metric([a.id, a.id], MetricValue("barrier", 0.5))
+        catalog.record_group_metrics([a.id, a.id], [MetricValue("barrier", 0.5)])
     with pytest.raises(NotFound):
-        catalog.record_group_metric([a.id, 99], MetricValue("barrier", 0.5))
+        catalog.record_group_metrics([a.id, 99], [MetricValue("barrier", 0.5)])
