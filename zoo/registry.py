@@ -494,6 +494,56 @@ class Registry:
 
         return diff(self, self.get(a), self.get(b), threads=threads or os.cpu_count() or 1)
 
+    # Scores
+
+    def evaluate(
+        self,
+        refs: Sequence[str] | None = None,
+        *,
+        where: str | None = None,
+        order_by: str | None = None,
+        limit: int | None = None,
+        tasks: Sequence[str] | None = None,
+        heads_from: Sequence[str] = (),
+        split: str = "test",
+        samples: int | None = None,
+        batch: int = 256,
+        seed: int = 0,
+        device: str = "cpu",
+        force: bool = False,
+        progress: Progress | None = None,
+    ) -> list[Version]:
+        """Score versions on tasks, and record the scores; see `zoo.evaluation.evaluate`.
+
+        Returns:
+            The versions, each once, with all their metrics. A path has no record, and is left out.
+        Raises:
+            ZooError: the first failure, when all others are done; what could be scored is recorded.
+        """
+        from zoo.evaluation import evaluate
+
+        found = evaluate(
+            self,
+            refs,
+            where=where,
+            order_by=order_by,
+            limit=limit,
+            tasks=tasks,
+            heads_from=heads_from,
+            split=split,
+            samples=samples,
+            batch=batch,
+            seed=seed,
+            device=device,
+            force=force,
+            progress=progress,
+        )
+        for one in found:
+            if one.error is not None:
+                raise one.error
+        ids = dict.fromkeys(one.version.id for one in found if one.version is not None)
+        return [self.catalog.by_id(i) for i in ids]
+
     # Use
 
     def path(self, ref: str) -> Path:

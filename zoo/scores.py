@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from zoo.errors import IncompatibleModels, InvalidCheckpoint
@@ -26,6 +27,9 @@ def scores_of_labels(task: Task, module: torch.nn.Module, sample: Sample) -> lis
                             share of examples * |accuracy - mean confidence|, dimensionless
         class_accuracy      accuracy on the examples of each class, split by its name
 
+    An example whose probabilities are not numbers counts as answered wrongly. What is not finite
+    is left out: there is then no loss and no calibration error.
+
     Raises:
         IncompatibleModels: the module has not one output for each label.
         InvalidCheckpoint: the sample is empty.
@@ -34,7 +38,7 @@ def scores_of_labels(task: Task, module: torch.nn.Module, sample: Sample) -> lis
     import torch
 
     classes = len(task.labels)
-    right, total = torch.zeros(classes), torch.zeros(classes)
+    right, total = torch.zeros(2, classes, dtype=torch.int64)
     bins = torch.zeros(3, BINS, dtype=torch.float64)  # examples, right ones, confidence
     losses: list[torch.Tensor] = []
     with torch.inference_mode():
@@ -43,12 +47,12 @@ def scores_of_labels(task: Task, module: torch.nn.Module, sample: Sample) -> lis
             check_outputs(task, logits)
             logits = logits.double()
             confidence, answer = logits.softmax(1).max(1)
-            hit = (answer == y).double()
+            hit = ((answer == y) & confidence.isfinite()).double()
             each = torch.nn.functional.cross_entropy(logits, y, reduction="none")
             losses.append(each.cpu())
             total += y.cpu().bincount(minlength=classes)
             right += y[hit.bool()].cpu().bincount(minlength=classes)
-            place = (confidence * BINS).long().clamp_max(BINS - 1).cpu()
+            place = (confidence * BINS).long().clamp(0, BINS - 1).cpu()
             for row, value in enumerate((torch.ones_like(hit), hit, confidence)):
                 bins[row].index_add_(0, place, value.cpu())
     n = int(total.sum())
@@ -58,16 +62,21 @@ def scores_of_labels(task: Task, module: torch.nn.Module, sample: Sample) -> lis
     every = torch.cat(losses)
     spread = float(every.std(unbiased=True)) / n**0.5 if n > 1 else None
     found = [
-        MetricValue("accuracy", accuracy, stderr=(accuracy * (1 - accuracy) / n) ** 0.5),
+        MetricValue(
+            "accuracy",
+            accuracy,
+            protocol={"examples": n},
+            stderr=(accuracy * (1 - accuracy) / n) ** 0.5,
+        ),
         MetricValue("loss", float(every.mean()), stderr=spread),
         MetricValue("calibration_error", float((bins[1] - bins[2]).abs().sum()) / n),
     ]
     found += [
-        MetricValue("class_accuracy", float(r / t), split=label)
+        MetricValue("class_accuracy", float(r / t), split=label, protocol={"examples": int(t)})
         for label, r, t in zip(task.labels, right, total, strict=True)
         if t
     ]
-    return found
+    return [value for value in found if math.isfinite(value.value)]
 
 
 def check_outputs(task: Task, logits: torch.Tensor) -> None:

@@ -1,0 +1,472 @@
+"""Runs models on tasks and keeps their scores, each (version, task) whole or not at all."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import IncompatibleModels, InvalidRecipe, NotFound, PluginError, ZooError
+from zoo.progress import NoProgress, Progress
+from zoo.records import MetricValue
+from zoo.sample import Sample
+
+if TYPE_CHECKING:
+    import torch
+
+    from zoo.records import Version
+    from zoo.registry import Registry
+    from zoo.subject import Subject
+    from zoo.task import Task
+
+METRIC, METRIC_VERSION = "scores", "1.0.0"
+"""What the protocol of a score says it is."""
+USUAL = "test"
+"""The split that scores are meant for."""
+
+_FAULTS = (RuntimeError, ValueError, TypeError, IndexError)
+"""What torch raises where a model and its inputs do not go together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """One model on one task."""
+
+    label: str
+    """The model's reference or path, as messages call it."""
+    task: str
+    """Empty where the failure is that there is none."""
+    split: str
+    version: Version | None
+    """With what is recorded now; None for a path, of which nothing is recorded."""
+    values: tuple[MetricValue, ...] = ()
+    """The scores; `split` is the part, empty for the whole."""
+    measured: bool = False
+    """Whether it was run now; else it was recorded with the same protocol, or it failed."""
+    error: ZooError | None = None
+
+    def scores(self) -> dict[str, float]:
+        """The scores of the whole, by name."""
+        return {v.name: v.value for v in self.values if not v.split}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data; the parts, such as classes, apart from the whole."""
+        parts: dict[str, dict[str, float]] = {}
+        for value in self.values:
+            if value.split:
+                parts.setdefault(value.name, {})[value.split] = value.value
+        return {
+            "model": self.label,
+            "task": self.task,
+            "split": self.split,
+            "scores": self.scores(),
+            "stderr": {
+                v.name: v.stderr for v in self.values if not v.split and v.stderr is not None
+            },
+            "parts": parts,
+            "measured": self.measured,
+            "recorded": self.version is not None and self.error is None,
+            "error": str(self.error) if self.error else None,
+        }
+
+
+def evaluate(
+    registry: Registry,
+    refs: Iterable[str] | None = None,
+    *,
+    where: str | None = None,
+    order_by: str | None = None,
+    limit: int | None = None,
+    tasks: Sequence[str] | None = None,
+    heads_from: Sequence[str] = (),
+    split: str = USUAL,
+    samples: int | None = None,
+    batch: int = 256,
+    seed: int = 0,
+    device: str = "cpu",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> list[Evaluated]:
+    """Score models on tasks. What is recorded already with the same protocol is not run again.
+
+    A version's scores on a task are recorded together when all are known. A failure concerns its
+    own model and task, and is told in the result; the others go on.
+
+    Args:
+        refs: references or paths; or else `where`, `order_by`, `limit` select versions.
+        tasks: names; by default each version's own, or those it keeps overlays for. A version
+            with an overlay for a task is scored as its model of that task.
+        heads_from: experts whose heads replace the model's, each for the task it was made for; a
+            merge of experts with heads of their own is scored so. One alone serves all tasks.
+        samples: examples drawn by the seed; None for all.
+        batch: examples at a time.
+        force: run again what is recorded.
+    Returns:
+        One for each model and task, in order.
+    Raises:
+        NotFound: an unknown task, or a head's expert that is not there.
+        InvalidRecipe: nothing is asked for, or what is asked contradicts itself.
+    """
+    from zoo.environment import check_device
+    from zoo.single_thread import single_threaded_torch
+
+    if (samples is not None and samples < 1) or batch < 1:
+        raise InvalidRecipe(f"{samples} examples in batches of {batch}: both must be 1 or more.")
+    check_device(device)
+    asked = _asked(registry, refs, where, order_by, limit)
+    samples_of = _Samples(registry, split, samples, batch, seed, device, progress or NoProgress())
+    for name in tasks or ():
+        samples_of.get(name)
+    with ExitStack() as stack, single_threaded_torch():
+        heads = _Heads(registry, heads_from, tasks, stack)
+        return [
+            one
+            for ref in asked
+            for one in _evaluated(registry, ref, tasks, samples_of, heads, force)
+        ]
+
+
+def _asked(
+    registry: Registry,
+    refs: Iterable[str] | None,
+    where: str | None,
+    order_by: str | None,
+    limit: int | None,
+) -> list[str]:
+    """The models to run, by reference or path."""
+    from zoo.artifacts import KIND
+
+    selecting = any(x is not None for x in (where, order_by, limit))
+    if refs is not None:
+        listed = [str(ref) for ref in refs]
+        if selecting or not listed:
+            raise InvalidRecipe("Name the models, or select them by a query; one of the two.")
+        return listed
+    if not selecting:
+        raise InvalidRecipe("Name the models, or select them by a query; one of the two.")
+    found = [v.ref for v in registry.select(where, order_by, limit) if v.kind != KIND]
+    if not found:
+        raise NotFound(
+            f"No version fits `{where or 'everything'}`.",
+            "There is nothing to evaluate.",
+            "Try the query with `zoo ls --where`.",
+            where=where,
+        )
+    return found
+
+
+class _Samples:
+    """The sample of each task, and what says which it is; made once, since data are hashed."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        split: str,
+        count: int | None,
+        batch: int,
+        seed: int,
+        device: str,
+        progress: Progress,
+    ) -> None:
+        self.split = split
+        self.device = device
+        self._registry = registry
+        self._fixed: dict[str, Any] = {
+            "split": split,
+            "count": count,
+            "batch": batch,
+            "seed": seed,
+            "device": device,
+            "progress": progress,
+        }
+        self._found: dict[str, tuple[Sample, Mapping[str, Any]]] = {}
+
+    def get(self, name: str) -> tuple[Sample, Mapping[str, Any]]:
+        """The sample of a task and its protocol.
+
+        Raises:
+            NotFound: there is no such task, or it has no such split.
+        """
+        from zoo.known_tasks import task_named
+
+        if name not in self._found:
+            task = task_named(self._registry, name)
+            _check_split(task, self.split)
+            sample = Sample(task, **self._fixed)
+            self._found[name] = sample, sample.protocol
+        return self._found[name]
+
+
+def _check_split(task: Task, split: str) -> None:
+    from zoo.errors import did_you_mean
+
+    if split not in task.splits:
+        raise NotFound(
+            f"Task `{task.name}` has no split `{split}`.",
+            how=did_you_mean(split, list(task.splits)),
+            task=task.name,
+            split=split,
+        )
+
+
+class _Heads:
+    """The heads that are put in place of the models' own, by task."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        experts: Sequence[str],
+        tasks: Sequence[str] | None,
+        stack: ExitStack,
+    ) -> None:
+        from zoo.subjects import subjects
+
+        opened = subjects(registry, experts, stack)
+        self._any = opened[0] if len(opened) == 1 else None
+        self._by_task: dict[str, Subject] = {}
+        for one in opened if self._any is None else ():
+            task = one.version.task if one.version else None
+            if task is None or task in self._by_task:
+                why = (
+                    "It was registered without a task."
+                    if task is None
+                    else f"`{self._by_task[task].label}` gives the head of `{task}` already."
+                )
+                raise InvalidRecipe(
+                    f"`{one.label}` cannot say which task its head is for.",
+                    why,
+                    "Of several experts each gives its head to its own task: name one for each.",
+                    expert=one.label,
+                )
+            self._by_task[task] = one
+        missing = [t for t in tasks or () if self._by_task and t not in self._by_task]
+        if missing:
+            raise InvalidRecipe(
+                f"None of the experts gives a head for task `{missing[0]}`.",
+                f"They are made for {', '.join(f'`{t}`' for t in self._by_task)}.",
+                "Name an expert of that task too, or evaluate the task apart.",
+                task=missing[0],
+            )
+
+    def of(self, task: str) -> Subject | None:
+        """The expert that gives the head for a task."""
+        return self._any or self._by_task.get(task)
+
+
+def _evaluated(
+    registry: Registry,
+    ref: str,
+    tasks: Sequence[str] | None,
+    samples: _Samples,
+    heads: _Heads,
+    force: bool,
+) -> Iterator[Evaluated]:
+    """One model on its tasks."""
+    from zoo.subjects import subjects
+
+    with ExitStack() as stack:
+        try:
+            (model,) = subjects(registry, [ref], stack)
+            overlays = _overlays(registry, model)
+            named = tasks or _own_tasks(model, overlays)
+        except ZooError as error:
+            yield Evaluated(ref, "", samples.split, None, error=error)
+            return
+        for name in named:
+            head = heads.of(name)
+            try:
+                sample, examples = samples.get(name)
+                yield _one(registry, model, overlays, sample, examples, head, force)
+            except ZooError as error:
+                yield Evaluated(model.label, name, samples.split, model.version, error=error)
+
+
+def _one(
+    registry: Registry,
+    model: Subject,
+    overlays: Sequence[str],
+    sample: Sample,
+    examples: Mapping[str, Any],
+    head: Subject | None,
+    force: bool,
+) -> Evaluated:
+    """One model on one task: known, or run and recorded."""
+    from zoo.recording import recorded
+
+    rules = {
+        "metric": METRIC,
+        "version": METRIC_VERSION,
+        "parameters": {"head": head.digest} if head else {},
+        **examples,
+    }
+    place = _place(sample)
+    made = Evaluated(model.label, sample.task.name, sample.split, model.version)
+    if model.version is not None and not force:
+        kept = registry.catalog.measured(model.version.id)
+        if (known := _known(kept, place, rules)) is not None:
+            return replace(made, values=tuple(known))
+    module = _module(registry, model, overlays, sample, head)
+    values = _run(module, model.label, sample)
+    if model.version is not None:
+        rows = recorded(values, [model], sample, USUAL, rules)
+        version = registry.catalog.annotate(model.version.id, metrics=rows)
+        made = replace(made, version=version)
+    return replace(made, values=tuple(values), measured=True)
+
+
+def _place(sample: Sample) -> str:
+    """The split that the scores of the whole are kept under."""
+    from zoo.recording import splits
+
+    return splits(False, sample, USUAL, "")[0]
+
+
+def _known(
+    kept: Iterable[MetricValue], place: str, rules: Mapping[str, Any]
+) -> list[MetricValue] | None:
+    """What was recorded by these rules; None where it was not, or was replaced since.
+
+    The values of the whole decide: values of parts may be left over from other rules, such as the
+    accuracy of a class that a smaller sample has no examples of.
+    """
+
+    def fits(value: MetricValue) -> bool:
+        return all(value.protocol.get(k) == v for k, v in rules.items())
+
+    def is_score(value: MetricValue) -> bool:
+        return value.protocol.get("metric") == rules["metric"]
+
+    whole = [v for v in kept if is_score(v) and v.split == place]
+    parts = [v for v in kept if is_score(v) and v.split.startswith(f"{place}/")]
+    decisive = whole or parts
+    if not decisive or not all(fits(v) for v in decisive):
+        return None
+    return [replace(v, split=v.split[len(place) + 1 :]) for v in (*whole, *parts) if fits(v)]
+
+
+def _own_tasks(model: Subject, overlays: Sequence[str]) -> list[str]:
+    """What a model is made for.
+
+    Raises:
+        InvalidRecipe: nobody said.
+    """
+    if model.version is not None and model.version.task is not None:
+        return [model.version.task]
+    if overlays:
+        return list(overlays)
+    raise InvalidRecipe(
+        f"`{model.label}` has no task of its own.",
+        how="Name tasks: `--task NAME`, in Python `tasks=[...]`.",
+        model=model.label,
+    )
+
+
+def _overlays(registry: Registry, model: Subject) -> list[str]:
+    """The tasks that a model keeps overlays for, as its directory names them."""
+    from zoo.overlays import files_below, is_overlay, task_of
+
+    if model.version is not None:
+        files = [f.path for f in registry.catalog.files(model.version.id)]
+    else:
+        files = files_below(Path(model.label))
+    return [task_of(f) for f in files if is_overlay(f)]
+
+
+def _module(
+    registry: Registry,
+    model: Subject,
+    overlays: Sequence[str],
+    sample: Sample,
+    head: Subject | None,
+) -> torch.nn.Module:
+    """What is run: the model, or its model of the task, with the head asked for."""
+    from zoo.overlays import task_names
+
+    (file,) = task_names([sample.task.name])
+    if file in overlays:
+        module = _task_module(registry, model, file).to(sample.device)
+    else:
+        module = model.module(sample.device)
+    if head is not None:
+        _take_head(module, model, head, sample.device)
+    return module.eval()
+
+
+def _task_module(registry: Registry, model: Subject, task: str) -> torch.nn.Module:
+    """The module of a version's model of a task."""
+    from zoo.loading import opened, write_model
+
+    with ExitStack() as stack:
+        found = opened(registry, model.label, task, None, stack)
+        if model.architecture is None:
+            return model.module()  # says why it cannot be run
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zoo-")))
+        write_model(found, directory)
+        return model.architecture.load(directory)
+
+
+def _take_head(
+    module: torch.nn.Module, model: Subject, expert: Subject, device: str
+) -> torch.nn.Module:
+    """Put an expert's head in place of a module's own; classes may differ, features may not.
+
+    Raises:
+        IncompatibleModels: the two are of different architectures, or the head does not fit.
+        PluginError: the architecture does not say what its head is.
+    """
+    if model.architecture is None or expert.architecture is None:
+        (model if model.architecture is None else expert).module()  # says why it cannot be run
+    assert model.architecture is not None and expert.architecture is not None
+    if model.architecture.name != expert.architecture.name:
+        raise IncompatibleModels(
+            f"The head of `{expert.label}` is not for `{model.label}`:",
+            f"the architectures are `{expert.architecture.name}` and `{model.architecture.name}`.",
+            expert=expert.label,
+        )
+    name = expert.architecture.head(expert.config)
+    if name is None:
+        raise PluginError(
+            f"Architecture `{expert.architecture.name}` does not say what its head is.",
+            how="Its method `head` gives the name of the module that makes the outputs.",
+            architecture=expert.architecture.name,
+        )
+    own, other = module.get_submodule(name), expert.module(device).get_submodule(name)
+    shapes = [getattr(h.weight, "shape", ())[1:] for h in (own, other)]
+    if shapes[0] != shapes[1]:
+        raise IncompatibleModels(
+            f"The head of `{expert.label}` does not fit `{model.label}`:",
+            f"it takes {tuple(shapes[1])} features, and the model has {tuple(shapes[0])}.",
+            expert=expert.label,
+        )
+    parent, _, last = name.rpartition(".")
+    setattr(module.get_submodule(parent), last, other)
+    return module
+
+
+def _run(module: torch.nn.Module, label: str, sample: Sample) -> list[MetricValue]:
+    """The scores that are numbers.
+
+    Raises:
+        IncompatibleModels: the module cannot take the task's inputs.
+    """
+    task = sample.task
+    size = task.size(sample.split)
+    counts = [n for n in (size, sample.count) if n is not None]
+    sample.progress.start(min(counts, default=0), f"{label} on {task.name}")
+    try:
+        values = task.evaluate(module, sample)
+    except _FAULTS as error:
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise IncompatibleModels(
+            f"`{label}` cannot be run on task `{task.name}`:",
+            f"{type(error).__name__}: {said}",
+            "Its inputs must be such as the task gives.",
+            task=task.name,
+        ) from error
+    finally:
+        sample.progress.done()
+    return [v for v in values if math.isfinite(v.value)]
