@@ -51,6 +51,7 @@ SUFFIXES = (".svg", ".png")
 DPI = 200
 """Pixels per inch of a PNG."""
 
+_CAPITALS = {"cka": "CKA", "psnr": "PSNR", "l2": "L2", "nc1": "NC1"}
 _STYLE: dict[str, Any] = {
     "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same letters everywhere
     "font.size": 12,
@@ -169,6 +170,11 @@ def beside(axes: Axes, **options: Any) -> None:
     )
 
 
+def words(metric: str) -> str:
+    """A metric's name as it is written below an axis."""
+    return " ".join(_CAPITALS.get(part, part) for part in metric.split("_"))
+
+
 @contextmanager
 def _styled() -> Iterator[None]:
     try:
@@ -182,4 +188,5 @@ def _styled() -> Iterator[None]:
         matplotlib.rcdefaults()
         settings: Any = matplotlib.rcParams  # typed by a list of its names
         settings.update(_STYLE)
+        settings["axes.prop_cycle"] = matplotlib.cycler(color=COLOURS)
         yield
