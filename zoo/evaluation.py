@@ -45,8 +45,8 @@ class Evaluated:
     """With what is recorded now; None for a path, of which nothing is recorded."""
     values: tuple[MetricValue, ...] = ()
     """The scores; `split` is the part, empty for the whole."""
-    measured: bool = False
-    """Whether it was run now; else it was recorded with the same protocol, or it failed."""
+    was_known: bool = False
+    """Whether it was not run: the scores were recorded, with the same protocol."""
     error: ZooError | None = None
 
     def scores(self) -> dict[str, float]:
@@ -68,7 +68,7 @@ class Evaluated:
                 v.name: v.stderr for v in self.values if not v.split and v.stderr is not None
             },
             "parts": parts,
-            "measured": self.measured,
+            "was_known": self.was_known,
             "recorded": self.version is not None and self.error is None,
             "error": str(self.error) if self.error else None,
         }
@@ -308,14 +308,14 @@ def _one(
     if model.version is not None and not force:
         kept = registry.catalog.measured(model.version.id)
         if (known := _known(kept, place, rules)) is not None:
-            return replace(made, values=tuple(known))
+            return replace(made, values=tuple(known), was_known=True)
     module = _module(registry, model, overlays, sample, head)
     values = _run(module, model.label, sample)
     if model.version is not None:
         rows = recorded(values, [model], sample, USUAL, rules)
         version = registry.catalog.annotate(model.version.id, metrics=rows)
         made = replace(made, version=version)
-    return replace(made, values=tuple(values), measured=True)
+    return replace(made, values=tuple(values))
 
 
 def _place(sample: Sample) -> str:

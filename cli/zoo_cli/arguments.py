@@ -134,3 +134,35 @@ def threads_option(command: F) -> F:
     return click.option(
         "--threads", type=click.IntRange(min=1), metavar="N", help="All cores by default."
     )(command)
+
+
+def sample_options(command: F) -> F:
+    """`--samples`, `--batch`, `--seed` and `--device`: which examples a model is run on, where."""
+    for option in (
+        click.option(
+            "--device",
+            metavar="NAME",
+            default="cpu",
+            show_default=True,
+            help="Where to run: `cpu`, `cuda`.",
+        ),
+        click.option(
+            "--seed", type=int, metavar="N", default=0, show_default=True, help="Of all draws."
+        ),
+        click.option(
+            "--batch",
+            type=click.IntRange(min=1),
+            metavar="N",
+            default=256,
+            show_default=True,
+            help="Examples per batch.",
+        ),
+        click.option(
+            "--samples",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Examples, drawn by the seed; all by default.",
+        ),
+    ):
+        command = option(command)
+    return command

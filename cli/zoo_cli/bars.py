@@ -1,4 +1,4 @@
-"""Progress bars with bytes per second, on stderr."""
+"""Progress bars on stderr: bytes with their speed, or a count of something."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
@@ -15,19 +17,26 @@ from rich.progress import (
 
 
 class Bars:
-    """Draws one bar at a time and wipes it when the work is done."""
+    """Draws one bar at a time and wipes it when the work is done.
 
-    def __init__(self) -> None:
+    Args:
+        unit: what is counted, such as `examples`; bytes without it.
+    """
+
+    def __init__(self, unit: str = "") -> None:
+        self._unit = unit
         self._progress: Progress | None = None
         self._task = TaskID(0)
 
     def start(self, total_bytes: int, label: str) -> None:
         self.done()
+        amount: tuple[ProgressColumn, ...] = (DownloadColumn(), TransferSpeedColumn())
+        if self._unit:
+            amount = (MofNCompleteColumn(), TextColumn(self._unit))
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
+            *amount,
             TimeRemainingColumn(compact=True),
             console=Console(stderr=True),
             transient=True,

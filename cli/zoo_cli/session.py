@@ -60,11 +60,15 @@ class Session:
 
     @property
     def progress(self) -> Progress:
-        """Bars on a terminal, silence elsewhere."""
+        """Bars of bytes on a terminal, silence elsewhere."""
+        return self.counting("")
+
+    def counting(self, unit: str) -> Progress:
+        """Bars that count something, such as `examples`; silence where there is no terminal."""
         if sys.stderr.isatty():
             from zoo_cli.bars import Bars
 
-            return Bars()
+            return Bars(unit)
         from zoo.progress import NoProgress
 
         return NoProgress()
