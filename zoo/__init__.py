@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from zoo.errors import ZooError
     from zoo.hookspecs import hookimpl
     from zoo.in_memory import merge
-    from zoo.loading import load
+    from zoo.loading import load, load_state
     from zoo.metric import Metric, metric
     from zoo.parameters import Fraction, PerExpert
     from zoo.records import MetricValue, Version
@@ -43,6 +43,7 @@ _HOMES = {
     "ZooError": "zoo.errors",
     "hookimpl": "zoo.hookspecs",
     "load": "zoo.loading",
+    "load_state": "zoo.loading",
     "merge": "zoo.in_memory",
     "method": "zoo.contract",
     "metric": "zoo.metric",
@@ -71,6 +72,7 @@ __all__ = [
     "ZooError",
     "hookimpl",
     "load",
+    "load_state",
     "merge",
     "method",
     "metric",

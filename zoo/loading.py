@@ -1,13 +1,15 @@
-"""From a reference to tensors: of a version, or of one of its tasks."""
+"""From a reference to a module or to tensors: of a version, or of one of its tasks."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from zoo.checkpoint import Checkpoint, state_of
@@ -15,14 +17,16 @@ from zoo.errors import NotFound, VerificationFailed, ZooError, did_you_mean
 from zoo.hashing import HashPool, write_at
 from zoo.inputs import Opener, is_carried, open_version
 from zoo.overlays import config_path, is_overlay, overlay_path, task_of
-from zoo.register import format_of, resolve_source
-from zoo.safetensors_checkpoint import INDEX, SafetensorsCheckpoint, open_files
+from zoo.register import architecture_of, format_of, resolve_source
+from zoo.safetensors_checkpoint import INDEX, SafetensorsCheckpoint, open_files, read_config
 from zoo.safetensors_header import index, layout, shards
+from zoo.subject import unknown_architecture
 from zoo.task_model import TaskModel, needs_base
 
 if TYPE_CHECKING:
     import torch
 
+    from zoo.architecture import Architecture
     from zoo.records import Version
     from zoo.registry import Registry
 
@@ -33,27 +37,79 @@ def load(
     task: str | None = None,
     base: str | Path | None = None,
     registry: Registry | str | Path | None = None,
-) -> dict[str, torch.Tensor]:
-    """The tensors of a version, or of the model that it has for one task.
+) -> torch.nn.Module:
+    """The runnable module of a version, or of the model that it has for one task, in eval mode.
 
     Args:
-        ref: a reference, or a directory that `zoo merge --out` or `zoo export` wrote.
+        ref: a reference, or a directory with a `config.json`: one that `zoo merge --out` or
+            `zoo export` wrote, for instance.
         task: one of the tasks that `zoo show` lists; None gives the version itself, the trunk.
         base: where the base is, as a reference or path, when `ref` is a directory and the
             registry does not have it.
         registry: an open zoo, or where it is; `ZOO_REGISTRY` or `registry.db` by default.
     Returns:
+        A new module at each call, on the CPU. Memory: the model, twice while it is read.
+    Raises:
+        NotFound: there is no such version or task, or the base is gone.
+        PluginError: no plugin offers its architecture; `zoo.load_state` gives the tensors.
+        InvalidCheckpoint: the weights are not those that its configuration asks for.
+    """
+    with _opened_registry(registry) as zoo, ExitStack() as stack:
+        found = opened(zoo, str(ref), task, base, stack)
+        architecture = _architecture(zoo, str(ref), found)
+        if found.directory is not None:
+            return architecture.load(found.directory())
+        directory = Path(stack.enter_context(TemporaryDirectory(prefix="zoo-")))
+        write_model(found, directory)
+        return architecture.load(directory)
+
+
+def load_state(
+    ref: str | Path,
+    *,
+    task: str | None = None,
+    base: str | Path | None = None,
+    registry: Registry | str | Path | None = None,
+) -> dict[str, torch.Tensor]:
+    """The tensors of a version, or of the model that it has for one task; no architecture needed.
+
+    Args:
+        ref, task, base, registry: as of `zoo.load`; a directory needs no `config.json`.
+    Returns:
         Name -> tensor, names ascending, on the CPU: a state dict. Memory: the model.
     Raises:
         NotFound: there is no such version or task, or the base is gone.
     """
+    with _opened_registry(registry) as zoo, ExitStack() as stack:
+        return state_of(opened(zoo, str(ref), task, base, stack).model)
+
+
+@contextmanager
+def _opened_registry(registry: Registry | str | Path | None) -> Iterator[Registry]:
     from zoo.registry import DEFAULT_URL, Registry
 
-    with ExitStack() as stack:
-        if not isinstance(registry, Registry):
-            url = str(registry or os.environ.get("ZOO_REGISTRY") or DEFAULT_URL)
-            registry = stack.enter_context(Registry(url, create=False))
-        return state_of(opened(registry, str(ref), task, base, stack).model)
+    if isinstance(registry, Registry):
+        yield registry
+        return
+    url = str(registry or os.environ.get("ZOO_REGISTRY") or DEFAULT_URL)
+    with Registry(url, create=False) as own:
+        yield own
+
+
+def _architecture(registry: Registry, ref: str, found: Loadable) -> Architecture:
+    """The architecture that builds a model.
+
+    Raises:
+        PluginError: no plugin offers it.
+    """
+    path = found.beside.get("config.json")
+    config = (read_config(path) if path is not None else None) or {}
+    architecture = registry.plugins.architecture(architecture_of(config), config)
+    if architecture is None:
+        raise unknown_architecture(
+            ref, config, f"Its tensors alone: `zoo.load_state({ref!r})`, in Python."
+        )
+    return architecture
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +119,9 @@ class Loadable:
     model: Checkpoint
     beside: Mapping[str, Path]
     """By path in the model's directory: configuration, tokenizer; overlays too."""
+    directory: Callable[[], Path] | None = None
+    """Gives where the model lies as it is, in safetensors files; None for one that is put together
+    as it is read."""
 
 
 def opened(
@@ -83,12 +142,14 @@ def opened(
             for f in files
             if is_overlay(f.path) or not f.path.endswith(".safetensors")
         }
+        place: Callable[[], Path] | None = partial(registry.path, version.ref)
     else:
         path = resolve_source(registry, ref)
         trunk = stack.enter_context(format_of(registry, path).open(path))
         beside = dict(trunk.opened.auxiliary)
+        place = (lambda: path) if path.is_dir() and trunk.opened.weight_files else None
     if task is None:
-        return Loadable(trunk, beside)
+        return Loadable(trunk, beside, place)
     overlay = _overlay(ref, task, beside, stack)
     if (config := beside.get(config_path(task))) is not None:
         beside["config.json"] = config

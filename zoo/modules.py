@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.checkpoint import MemoryCheckpoint, state_of
 from zoo.errors import InvalidCheckpoint, ZooError
-from zoo.safetensors_checkpoint import read_config
+from zoo.safetensors_checkpoint import open_path, read_config
 
 if TYPE_CHECKING:
     import torch
@@ -29,13 +30,9 @@ def load_module(architecture: Architecture, directory: Path) -> torch.nn.Module:
         InvalidCheckpoint: no configuration, one that nothing can be built from, or weights that are
             not those it asks for.
     """
-    from safetensors.torch import load_file
-
     module = built(architecture, config_of(directory))
-    state: dict[str, torch.Tensor] = {}
-    for file in sorted(directory.glob("*.safetensors")):
-        state.update(load_file(file))
-    fill(module, state, architecture.name, directory)
+    with open_path(directory) as checkpoint:
+        fill(module, state_of(checkpoint), architecture.name, directory)
     return module.eval()
 
 
@@ -133,7 +130,6 @@ def save_module(
     from contextlib import ExitStack
 
     from zoo.becoming import becoming
-    from zoo.checkpoint import MemoryCheckpoint
     from zoo.loading import Loadable, write_model
 
     if not isinstance(config.get("model_type"), str):

@@ -554,11 +554,19 @@ class Registry:
 
     def load(
         self, ref: str | Path, *, task: str | None = None, base: str | Path | None = None
-    ) -> dict[str, torch.Tensor]:
-        """The tensors of a version, or of the model it has for a task; see `zoo.load`."""
+    ) -> torch.nn.Module:
+        """The module of a version, or of the model it has for a task; see `zoo.load`."""
         from zoo.loading import load
 
         return load(ref, task=task, base=base, registry=self)
+
+    def load_state(
+        self, ref: str | Path, *, task: str | None = None, base: str | Path | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The tensors of a version, or of the model it has for a task; see `zoo.load_state`."""
+        from zoo.loading import load_state
+
+        return load_state(ref, task=task, base=base, registry=self)
 
     def export(
         self,

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from zoo.errors import PluginError
+
 if TYPE_CHECKING:
     import torch
 
@@ -40,18 +42,8 @@ class Subject:
         Raises:
             PluginError: no plugin offers its architecture.
         """
-        from zoo.errors import PluginError
-
         if self.make is None:
-            name = self.config.get("model_type")
-            raise PluginError(
-                f"`{self.label}` cannot be run:",
-                f"no plugin offers the architecture `{name}`."
-                if name
-                else "its directory has no `config.json` with a `model_type`.",
-                "See docs/how-to/add-an-architecture.md.",
-                architecture=name,
-            )
+            raise unknown_architecture(self.label, self.config)
         return self.make().to(device)
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -59,3 +51,36 @@ class Subject:
         from zoo.checkpoint import state_of
 
         return state_of(self.checkpoint)
+
+
+def unknown_architecture(label: str, config: Mapping[str, Any], instead: str = "") -> PluginError:
+    """Why a model cannot be run that no plugin knows, and how to make one known.
+
+    Args:
+        instead: a sentence about what can be done without a module.
+    """
+    from zoo.register import architecture_of
+
+    name = architecture_of(config)
+    if name is None:
+        why = "its directory has no `config.json` that names an architecture in `model_type`."
+        how = "Write one, and register it again: docs/how-to/add-an-architecture.md."
+    else:
+        why = f"no plugin offers the architecture `{name}`."
+        how = _package_for(config) or (
+            "Add a plugin that builds it: docs/how-to/add-an-architecture.md."
+        )
+    how = f"{how} {instead}".rstrip()
+    return PluginError(f"`{label}` cannot be run:", why, how, architecture=name)
+
+
+def _package_for(config: Mapping[str, Any]) -> str:
+    """What to install for a configuration in the layout of a library that is not there."""
+    from importlib.util import find_spec
+
+    listed = config.get("architectures")
+    if isinstance(listed, list) and listed and find_spec("transformers") is None:
+        return "Perhaps it is one of transformers: `pip install transformers`."
+    if isinstance(config.get("architecture"), str) and find_spec("timm") is None:
+        return "Perhaps it is one of timm: `pip install timm`."
+    return ""

@@ -91,7 +91,7 @@ def contract_table(method: Method) -> str:
     if method.artifacts:
         facts.append(("needs beside each expert", ", ".join(map(code, method.artifacts))))
     if method.overlays:
-        facts.append(("keeps for each task", "an overlay: `zoo.load(REF, task=T)` applies it"))
+        facts.append(("keeps for each task", "an overlay: `zoo.load(REF, task=T)` and `zoo.load_state` apply it"))
     return table(["property", "value"], facts)
 
 

@@ -71,9 +71,9 @@ def test_each_task_is_what_the_same_merge_in_memory_gives(
     parameters = METHODS[method]
     made = zoo.merge(method, experts, base=base, parameters=parameters)
 
-    assert same_bytes(registry.load("m"), dict(made))
+    assert same_bytes(registry.load_state("m"), dict(made))
     for i, task in enumerate(TASKS):
-        found = registry.load("m", task=task)
+        found = registry.load_state("m", task=task)
         assert same_bytes(found, made.task(i))
         # Nobody averages counters: each task has its expert's.
         assert torch.tensor(11 + i) == found["norm.num_batches_tracked"]
@@ -87,9 +87,9 @@ def test_a_mask_chooses_between_the_trunks_bits_and_the_bases(
         register(name, state, base=None if name == "base" else "base", task=f"task-{name}")
     stored(registry, "tall_masks")
     trunk, base, found = (
-        registry.load("m"),
-        registry.load("base"),
-        registry.load("m", task="task-b"),
+        registry.load_state("m"),
+        registry.load_state("base"),
+        registry.load_state("m", task="task-b"),
     )
 
     for key, packed in load_file(registry.path("m") / overlay_path("task-b")).items():
@@ -153,7 +153,7 @@ def test_another_task_is_refused_with_those_there_are(
     registry.merge(method="linear", experts=["a", "b"], name="plain")
 
     with pytest.raises(NotFound, match=r"no task `task-d`. Did you mean `task-"):
-        registry.load("m", task="task-d")
+        registry.load_state("m", task="task-d")
     with pytest.raises(NotFound, match="one model for everything"):
         registry.export("plain", "nowhere", task="task-a")
 
@@ -181,9 +181,9 @@ def test_heads_stay_with_their_tasks(
 ) -> None:
     stored(registry, method, recipe={"exclude": ["head.*"]})
 
-    assert registry.load("m").keys() == heads[0].keys()
+    assert registry.load_state("m").keys() == heads[0].keys()
     for task, expert in zip(TASKS, heads[1:], strict=True):
-        found = registry.load("m", task=task)
+        found = registry.load_state("m", task=task)
         assert found.keys() == expert.keys()
         assert all(torch.equal(expert[n], found[n]) for n in ("head.weight", "head.bias"))
     assert registry.verify("m", replay=True).ok
@@ -226,14 +226,14 @@ def test_what_is_excluded_and_the_bases_own_takes_no_room(
         k.removeprefix("full:") for k in own
     }
     for task, expert in (("a", a), ("b", b)):
-        found = registry.load("m", task=task)
+        found = registry.load_state("m", task=task)
         assert all(torch.equal(expert[n], found[n]) for n in expert if n.startswith("layers."))
 
 
 def test_the_type_asked_for_is_every_tasks_type(registry: Registry, heads: list[State]) -> None:
     stored(registry, "twin", recipe={"exclude": ["head.*"], "dtype": "bfloat16"})
 
-    found = registry.load("m", task="task-c")
+    found = registry.load_state("m", task="task-c")
 
     types = {n: t.dtype for n, t in found.items() if n != "norm.num_batches_tracked"}
     assert {torch.bfloat16} == set(types.values())
@@ -310,12 +310,12 @@ def test_gc_keeps_the_bytes_of_a_removed_base_while_a_mask_needs_them(
     method: str, registry: Registry, members: list[State]
 ) -> None:
     stored(registry, method)
-    before = registry.load("m", task="task-a")
+    before = registry.load_state("m", task="task-a")
     for ref in ("a", "b", "c", "base"):
         registry.remove(ref)
     registry.gc()
 
-    assert same_bytes(before, registry.load("m", task="task-a"))
+    assert same_bytes(before, registry.load_state("m", task="task-a"))
     assert registry.fsck().ok
 
     registry.remove("m")
@@ -330,19 +330,20 @@ def test_a_base_that_is_gone_is_told_and_may_be_named(
     digest = registry.get("base").digest
     recipe = {"method": "emr", "experts": ["a", "b", "c"], "base": "base"}
     registry.merge(recipe, out=tmp_path / "out")
-    wanted = registry.load(tmp_path / "out", task="task-a")
+    wanted = registry.load_state(tmp_path / "out", task="task-a")
     kept = registry.export("base", tmp_path / "kept")
     other = registry.export("a", tmp_path / "other")
     elsewhere = tmp_path / "none.db"
 
     with pytest.raises(NotFound, match=f"(?s){digest}.*--base PATH"):
-        zoo.load(tmp_path / "out", task="task-a", registry=elsewhere)
+        zoo.load_state(tmp_path / "out", task="task-a", registry=elsewhere)
     with pytest.raises(VerificationFailed, match="is not the base"):
-        zoo.load(tmp_path / "out", task="task-a", base=other, registry=elsewhere)
-    found = zoo.load(tmp_path / "out", task="task-a", base=kept, registry=elsewhere)
+        zoo.load_state(tmp_path / "out", task="task-a", base=other, registry=elsewhere)
+    found = zoo.load_state(tmp_path / "out", task="task-a", base=kept, registry=elsewhere)
     assert same_bytes(wanted, found)
     assert same_bytes(
-        dict(zoo.load(tmp_path / "out", registry=elsewhere)), registry.load(tmp_path / "out")
+        dict(zoo.load_state(tmp_path / "out", registry=elsewhere)),
+        registry.load_state(tmp_path / "out"),
     )
     assert not elsewhere.exists()
 
@@ -353,8 +354,8 @@ def test_a_base_whose_bytes_were_lost_is_told(registry: Registry, members: list[
     registry.store.path(weights.object).unlink()
 
     with pytest.raises(NotFound, match=r"base of `m` is gone"):
-        registry.load("m", task="task-a")
-    assert registry.load("m")
+        registry.load_state("m", task="task-a")
+    assert registry.load_state("m")
 
 
 # Use
@@ -369,7 +370,7 @@ def test_an_exported_task_is_a_plain_model(
     target = registry.export("m", tmp_path / "out", task="task-b")
 
     assert {"config.json", "model.safetensors"} == {p.name for p in target.iterdir()}
-    assert same_bytes(registry.load("m", task="task-b"), load(target))
+    assert same_bytes(registry.load_state("m", task="task-b"), load(target))
     assert registry.register(target, name="again").digest
 
 
@@ -382,7 +383,9 @@ def test_a_version_that_leaves_and_comes_back_keeps_its_tasks(
     registry.register(tmp_path / "out", name="back", kind="merge")
 
     for task in TASKS:
-        assert same_bytes(registry.load("m", task=task), registry.load("back", task=task))
+        assert same_bytes(
+            registry.load_state("m", task=task), registry.load_state("back", task=task)
+        )
     assert registry.verify("back").ok
     kept = registry.compression("back")
     assert kept is not None and TASKS == tuple(t.task for t in kept.tasks)
@@ -398,7 +401,7 @@ def test_a_large_tensor_is_put_together_alike_however_it_is_read(
         register(name, state, base=None if name == "base" else "base")
     for method in ("emr", "twin"):
         registry.merge(method=method, experts=["a", "b"], name=method)
-        whole = bits(registry.load(method, task="b")["w"]).numpy().tobytes()
+        whole = bits(registry.load_state(method, task="b")["w"]).numpy().tobytes()
         with ExitStack() as stack:
             model = opened(registry, method, "b", None, stack).model
             for start, size in ((0, 5), (1, 4_000_003), (4_194_303, 17), (len(whole) - 3, 3)):
@@ -425,7 +428,7 @@ def test_an_overlay_of_another_model_is_refused(
         base = registry.get("base").digest
         save_file({**found, **wrong}, path, {"base": base})
         with pytest.raises(InvalidCheckpoint, match="is no overlay of"):
-            registry.load(out, task="task-a")
+            registry.load_state(out, task="task-a")
 
 
 def test_a_scale_beyond_the_type_is_told_when_the_task_is_read() -> None:
@@ -488,7 +491,7 @@ def test_the_error_of_each_task_is_that_of_its_weights(
     )
 
     for error, expert in zip(found.errors, members[1:], strict=True):
-        task = registry.load("m", task=error.task)
+        task = registry.load_state("m", task=error.task)
         names = [n for n in expert if expert[n].is_floating_point() and "running" not in n]
 
         def norm(a: State, b: State, names: list[str] = names) -> float:
