@@ -126,7 +126,7 @@ def _draw(axes: Axes, panel: _Panel, lines: Sequence[Line]) -> None:
     alone = len(lines) == 1
     for i, (line, curve) in enumerate(zip(lines, panel.curves, strict=True)):
         at, colour = line.at, COLOURS[i]
-        ends = {"marker": MARKERS[i], "markevery": [0, len(at) - 1]}
+        ends: dict[str, Any] = {"marker": MARKERS[i], "markevery": [0, len(at) - 1]}
         axes.plot(at, curve, color=colour, label=line.start, zorder=3, **ends)
         axes.plot(at, _chord(at, curve), color=FAINT if alone else colour, ls=(0, (4, 3)), lw=1.2)
     low = min(min(curve) for curve in panel.curves)

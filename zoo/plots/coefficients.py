@@ -97,16 +97,19 @@ def coefficients(data: Sweeps, *, title: str = "") -> Figure:
             axes.annotate(
                 f"{value:.4g} at {at:.3g}",
                 xy=(at, value),
-                xytext=(0, 11 if data.higher_is_better else -11),
+                xytext=(0, -11 if data.higher_is_better else 11),
                 textcoords="offset points",
                 ha="center",
-                va="bottom" if data.higher_is_better else "top",
+                va="top" if data.higher_is_better else "bottom",
+                bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.85},
+                zorder=5,
             )
-    axes.margins(x=0.06, y=0.16)
     styles = ((0, (5, 3)), (0, (1, 1.6)), (0, (6, 2, 1, 2)))
     for i, (name, level) in enumerate(data.references.items()):
         line = styles[i % len(styles)]
         axes.axhline(level, color=INK, lw=1.4, ls=line, label=f"{name} {level:.4g}", zorder=2)
+    axes.margins(x=0.06, y=0.16)
+    axes.autoscale_view()
     axes.set_xlabel(words(data.parameter))
     axes.set_ylabel(words(data.metric))
     rule_lines(axes)

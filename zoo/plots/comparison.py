@@ -73,7 +73,8 @@ def comparison(data: Comparison, *, title: str = "") -> Figure:
     rows = data.by_method()
     if not rows:
         raise InvalidRecipe(f"No merge has a value of `{data.metric}`: there is nothing to draw.")
-    values = [b.value for b in data.bars] + list(data.references.values())
+    values = [v for b in data.bars for v in (b.value - (b.stderr or 0), b.value + (b.stderr or 0))]
+    values += data.references.values()
     low, high = min(values), max(values)
     from_zero = low < 0 or high - low > 0.15 * high
     several = any(len(group) > 1 for _, group in rows)
@@ -114,6 +115,7 @@ def comparison(data: Comparison, *, title: str = "") -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(from_zero)
     axes.set_xlabel(words(data.metric))
+    axes.locator_params(axis="x", nbins=6)
     rule_lines(axes, "x")
     if several:
         axes.plot([], [], **_RING, label="other settings")

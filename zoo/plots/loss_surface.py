@@ -101,7 +101,7 @@ def loss_surface(surface: Surface, *, title: str = "") -> Figure:
         bar = drawing.colorbar(shades, ax=axes, ticks=levels[::2], pad=0.02)
         bar.ax.set_yticklabels([_number(v, high - low) for v in levels[::2]])
         bar.set_label(surface.quantity)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
     reach = [max(x[0], y[0]), min(x[-1], y[-1])]
     axes.plot(reach, reach, color="white", lw=1.4, ls=(0, (4, 3)))
     best = lowest(surface)

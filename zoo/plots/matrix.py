@@ -116,7 +116,7 @@ def matrix(data: Matrix, *, title: str = "", signed: bool | None = None) -> Figu
             )
     bar = drawing.colorbar(shades, ax=axes, pad=0.02, shrink=0.9)
     bar.set_label(words(data.metric))
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     if title:
         drawing.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     return drawing

@@ -179,6 +179,7 @@ def words(metric: str) -> str:
 def _styled() -> Iterator[None]:
     try:
         import matplotlib
+        from cycler import cycler
     except ImportError as e:
         raise PluginError(
             "Pictures are drawn by matplotlib, and it is not installed.",
@@ -188,5 +189,5 @@ def _styled() -> Iterator[None]:
         matplotlib.rcdefaults()
         settings: Any = matplotlib.rcParams  # typed by a list of its names
         settings.update(_STYLE)
-        settings["axes.prop_cycle"] = matplotlib.cycler(color=COLOURS)
+        settings["axes.prop_cycle"] = cycler(color=COLOURS)
         yield
