@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["constant", "cosine", "onecycle", "step"]
 
+VERSION = "1.0.0"
+"""Of what training computes; part of what says that two trainings are the same."""
 RISE = 0.3
 """Share of the steps in which `onecycle` rises."""
 FIRST, LAST = 1 / 25, 1 / 250_000
@@ -427,10 +429,10 @@ def _steps(examples: int, batch: int) -> int:
 
 def _batches(order: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
     """Parts of `size`; a last one of a single example joins the one before: BatchNorm needs two."""
+    import torch
+
     parts = list(torch.split(order, size))
     if len(parts) > 1 and len(parts[-1]) == 1 < size:
-        import torch
-
         parts[-2:] = [torch.cat(parts[-2:])]
     yield from parts
 
