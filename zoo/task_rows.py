@@ -60,8 +60,8 @@ def declare(
         )
     connection.execute(update(t.tasks).where(t.tasks.c.name == name).values(row))
     told = {
-        "declaration": [before.declaration, dict(declaration)],
-        "digests": [before.digests, dict(digests)],
+        "declaration": [dict(before.declaration), dict(declaration)],
+        "digests": [dict(before.digests), dict(digests)],
     }
     return [Happening("declare", name, None, {key: told[key] for key in changed})]
 
@@ -77,7 +77,10 @@ def withdraw(connection: Connection, name: str) -> Happening:
         known = list(connection.scalars(select(t.tasks.c.name).order_by(t.tasks.c.name)))
         raise NotFound(f"No task `{name}` was declared.", how=did_you_mean(name, known), task=name)
     connection.execute(delete(t.tasks).where(t.tasks.c.name == name))
-    told = {"declaration": [before.declaration, None], "digests": [before.digests, None]}
+    told = {
+        "declaration": [dict(before.declaration), None],
+        "digests": [dict(before.digests), None],
+    }
     return Happening("withdraw", name, None, told)
 
 
