@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -388,25 +387,12 @@ def _module(
 
     (file,) = task_names([sample.task.name])
     if file in overlays:
-        module = _task_module(registry, model, file).to(sample.device)
+        module = registry.load(model.label, task=file).to(sample.device)
     else:
         module = model.module(sample.device)
     if head is not None:
         _take_head(module, model, head, sample.device)
     return module.eval()
-
-
-def _task_module(registry: Registry, model: Subject, task: str) -> torch.nn.Module:
-    """The module of a version's model of a task."""
-    from zoo.loading import opened, write_model
-
-    with ExitStack() as stack:
-        found = opened(registry, model.label, task, None, stack)
-        if model.architecture is None:
-            return model.module()  # says why it cannot be run
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zoo-")))
-        write_model(found, directory)
-        return model.architecture.load(directory)
 
 
 def _take_head(
