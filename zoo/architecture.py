@@ -59,9 +59,14 @@ class Architecture(ABC):
         """Permutation groups: for each tensor, the group that acts on each of its axes, or None.
 
         Permuting the units of one group in all its axes at once leaves the function as it is. An
-        axis that is longer than its group holds a block of entries for each unit. Empty where
-        unknown.
+        axis that is longer than its group holds a block of entries for each unit; a group has as
+        many units as its shortest axis is long, if `units` does not say. Empty where unknown.
 
         Source: Ainsworth et al. 2023, arXiv:2209.04836, section 3 (the specification of axes).
         """
+        return {}
+
+    def units(self, config: Mapping[str, Any]) -> Mapping[str, int]:
+        """Units of those permutation groups whose every axis holds blocks, such as the heads of an
+        attention."""
         return {}
