@@ -337,7 +337,7 @@ def _known(
         return all(value.protocol.get(k) == v for k, v in rules.items())
 
     def is_score(value: MetricValue) -> bool:
-        return value.protocol.get("metric") == rules["metric"]
+        return bool(value.protocol.get("metric") == rules["metric"])
 
     whole = [v for v in kept if is_score(v) and v.split == place]
     parts = [v for v in kept if is_score(v) and v.split.startswith(f"{place}/")]
@@ -439,12 +439,15 @@ def _run(module: torch.nn.Module, label: str, sample: Sample) -> list[MetricValu
     Raises:
         IncompatibleModels: the module cannot take the task's inputs.
     """
+    import torch
+
     task = sample.task
     size = task.size(sample.split)
     counts = [n for n in (size, sample.count) if n is not None]
     sample.progress.start(min(counts, default=0), f"{label} on {task.name}")
     try:
-        values = task.evaluate(module, sample)
+        with torch.no_grad():
+            values = task.evaluate(module, sample)
     except _FAULTS as error:
         said = (str(error).strip().splitlines() or [""])[0]
         raise IncompatibleModels(
