@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch
 
     from zoo.examples import Examples
+    from zoo.records import MetricValue
+    from zoo.sample import Sample
 
 
 class Normalization(NamedTuple):
@@ -22,7 +24,10 @@ class Normalization(NamedTuple):
 
 
 class DataTask(Task):
-    """A named data set of labels, in memory; nothing is read until it is asked for.
+    """A named data set of labels or tokens, in memory; nothing is read until it is asked for.
+
+    Of labels, a model gives logits of shape (n, classes), and targets are (n,); of tokens, logits
+    are (n, t, vocabulary), and targets (n, t).
 
     Args:
         read: gives the examples of a split; called once for each.
@@ -44,8 +49,8 @@ class DataTask(Task):
         mend: str = "",
     ) -> None:
         self.name = name
-        self.splits = tuple(splits)
-        self.labels = tuple(labels)
+        self.splits: tuple[str, ...] = tuple(splits)
+        self.labels: tuple[str, ...] = tuple(labels)
         self.license = license
         self.normalize = normalize
         self._read = read
@@ -85,7 +90,8 @@ class DataTask(Task):
                 task=self.name,
                 path=e.filename,
             ) from e
-        return found._replace(labels=self.labels).checked(f"Split `{split}` of task `{self.name}`")
+        found = found._replace(labels=self.labels or found.labels)
+        return found.checked(f"Split `{split}` of task `{self.name}`")
 
     def tensors(self, split: str) -> Batch:
         """All inputs (n, ...) and targets (n, ...) of a split, as a model gets them; kept.
@@ -129,6 +135,18 @@ class DataTask(Task):
     def examples(self, split: str, indices: torch.Tensor) -> Batch:
         inputs, targets = self.tensors(split)
         return inputs[indices], targets[indices]
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy over examples and tokens, in nats, shape ()."""
+        return super().loss(outputs.flatten(0, -2), targets.flatten())
+
+    def evaluate(self, module: torch.nn.Module, sample: Sample) -> list[MetricValue]:
+        """Scores of labels, or of tokens: see `zoo.scores` and `zoo.token_scores`."""
+        from zoo.token_scores import scores_of_tokens
+
+        if self.tensors(sample.split)[1].ndim == 1:
+            return super().evaluate(module, sample)
+        return scores_of_tokens(self, module, sample)
 
     def _normalized(self, inputs: torch.Tensor) -> torch.Tensor:
         import torch

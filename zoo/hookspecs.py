@@ -75,6 +75,14 @@ def zoo_resolve_source(source: str) -> Path | None:
     """
 
 
+@hookspec(firstresult=True)
+def zoo_resolve_task(name: str) -> Task | None:
+    """Make a task that no plugin registered and none declared, by its name.
+
+    For plugins that offer more tasks than they can list. None means "not mine".
+    """
+
+
 @hookspec
 def zoo_before_register(source: str, name: str) -> None:
     """Called before a source is read. Raise `ZooError` to refuse it."""

@@ -18,10 +18,11 @@ from zoo.beside import files_beside
 from zoo.card import licence_of
 from zoo.digest import flat_key, json_digest, weights_digest
 from zoo.environment import check_device, environment
-from zoo.errors import InvalidRecipe, did_you_mean
+from zoo.errors import InvalidRecipe, NotFound
 from zoo.execute import execute
 from zoo.inputs import Inputs, Made, gather, registered
 from zoo.known_digests import LookUp, known_digests
+from zoo.known_tasks import task_named
 from zoo.names import check_entry_name
 from zoo.overlays import overlay_layouts
 from zoo.plan import Plan, artifact_digests, plan
@@ -201,17 +202,16 @@ def data_of(registry: Registry, lock: Mapping[str, Any]) -> Callable[[], Iterabl
     """The batches a lock names.
 
     Raises:
-        InvalidRecipe: no plugin offers the task.
+        InvalidRecipe: there is no such task.
     """
     if lock["data"] is None:
         return None
     name, split = lock["data"]["task"], lock["data"]["split"]
-    tasks = registry.plugins.tasks
-    if name not in tasks:
-        raise InvalidRecipe(
-            f"No plugin offers the task `{name}`.", how=did_you_mean(name, tuple(tasks)), task=name
-        )
-    return lambda: tasks[name].batches(split)
+    try:
+        task = task_named(registry, name)
+    except NotFound as e:
+        raise InvalidRecipe(e.what, e.why, e.how, **e.facts) from e
+    return lambda: task.batches(split)
 
 
 def merge(

@@ -23,16 +23,19 @@ if TYPE_CHECKING:
     from zoo.diff import Diff
     from zoo.fsck import FsckReport
     from zoo.gc import GcReport
+    from zoo.grow import Population
     from zoo.lineage import Lineage
     from zoo.links import LinkMode
     from zoo.measurement import Measured
     from zoo.merging import Resources
     from zoo.multi_stage import Stage
+    from zoo.phase_assignment import Assignment
     from zoo.plan import Plan
     from zoo.plugins import Plugins
     from zoo.progress import Progress
     from zoo.records import MetricValue, Version
     from zoo.store import Store
+    from zoo.task import Task
     from zoo.verify import Verdict
 
 DEFAULT_URL = "registry.db"
@@ -87,6 +90,8 @@ class Registry:
         self._create = create
         self._plugins = plugins
         self._plugins_dirs = plugins_dirs
+        self.tasks_in_use: dict[str, Task] = {}
+        """Declared tasks that were asked for, by digest of their declaration."""
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -94,6 +99,11 @@ class Registry:
         from zoo.catalog import Catalog
 
         return Catalog.open(self.url, store=self._store, create=self._create)
+
+    @property
+    def opening(self) -> dict[str, Any]:
+        """Arguments with which `open` opens this zoo again, in another process."""
+        return {"url": self.url, "store": self._store, "plugins_dirs": self._plugins_dirs}
 
     @property
     def is_absent(self) -> bool:
@@ -463,6 +473,71 @@ class Registry:
             progress=progress,
         )
 
+    def assign_phases(
+        self,
+        *,
+        where: str | None = None,
+        rule: str = "default",
+        thresholds: Mapping[str, float | str] | None = None,
+        keys: Sequence[str] = (),
+        dry_run: bool = False,
+        force: bool = False,
+    ) -> Assignment:
+        """Label versions with the phase of their configuration; see `zoo.phases` for the rule.
+
+        Versions of one task that agree in their tags are the seeds of one cell, and share a label
+        and the metric `phase_confidence`. A label somebody asserted stays.
+
+        Args:
+            where: the versions; all by default.
+            rule: `NAME`, its newest thresholds, or `NAME@N`.
+            thresholds: changes to them, as numbers, or as `cka="midpoint"` and `loss="median"` of
+                the cells; they are stored as numbers under the name's next number.
+            keys: tags in which members of a cell agree; by default all that begin with `grow.`,
+                but for `grow.seed`.
+            dry_run: only look; nothing is written.
+            force: replace asserted labels too.
+        Raises:
+            InvalidSelection: there is no cell.
+            InvalidRecipe: an unfit threshold.
+            NotFound: an unknown rule.
+        """
+        from zoo.phase_assignment import assign
+
+        return assign(
+            self,
+            where=where,
+            rule=rule,
+            thresholds=thresholds,
+            keys=keys,
+            dry_run=dry_run,
+            force=force,
+        )
+
+    def grow(
+        self,
+        plan: str | Path | Mapping[str, Any],
+        *,
+        jobs: int | None = None,
+        progress: Progress | None = None,
+    ) -> Population:
+        """Train a population of models over a grid, and register, evaluate and measure each.
+
+        What is there already is not made again; a run that was killed goes on where it was. A model
+        that fails is told in the result, and the others go on.
+
+        Args:
+            plan: path of a YAML file, or its content; see `zoo.grow_plan`.
+            jobs: processes, each on one core; as many as there are cores by default. With more than
+                one, a script has its work under `if __name__ == "__main__":`.
+        Raises:
+            InvalidRecipe, InvalidCheckpoint, IncompatibleModels, NotFound, PluginError: the plan
+                cannot be carried out; nothing was trained.
+        """
+        from zoo.grow import grow
+
+        return grow(self, plan, jobs=jobs, progress=progress)
+
     # Audit
 
     def lineage(self, ref: str, *, descendants: bool = False) -> Lineage:
@@ -607,6 +682,45 @@ class Registry:
         from zoo.analytics import query
 
         return query(self.catalog, sql)
+
+    # Tasks
+
+    def task(self, name: str) -> Task:
+        """The task of a plugin, or declared here, by its name.
+
+        Raises:
+            NotFound: there is none.
+        """
+        from zoo.known_tasks import task_named
+
+        return task_named(self, name)
+
+    def tasks(self) -> list[Task]:
+        """All tasks of plugins and those declared here, names ascending."""
+        from zoo.known_tasks import tasks
+
+        return tasks(self)
+
+    def add_task(
+        self, declaration: str | Path | Mapping[str, Any], *, replace: bool = False
+    ) -> Task:
+        """Declare a task by a YAML file, or by its content; see `zoo.task_declaration`.
+
+        Its data is read once, and known by its digests from then on.
+
+        Raises:
+            InvalidTask: the declaration or the data is wrong.
+            RegistryError: the name is taken, and `replace` is False.
+        """
+        from zoo.known_tasks import add_task
+
+        return add_task(self, declaration, replace=replace)
+
+    def remove_task(self, name: str) -> None:
+        """Forget a declared task; what was measured on it stays."""
+        from zoo.known_tasks import remove_task
+
+        remove_task(self, name)
 
     # Upkeep
 

@@ -376,7 +376,7 @@ def test_what_a_method_with_data_lacks_is_listed(
     assert "no plugin offers the architecture of `a@1`" in error.value.problems[1]
 
     recipe = {"method": "fitted", "experts": ["up", "down"], "data": {"task": "oness"}}
-    with pytest.raises(InvalidRecipe, match=r"No plugin offers the task `oness`.*`ones`"):
+    with pytest.raises(InvalidRecipe, match=r"There is no task `oness`.*`ones`"):
         registry.merge(recipe, name="m")
 
 
