@@ -114,6 +114,16 @@ class TrainingPlan:
                 )
         return cls(**settings)
 
+    def examples(self, size: int) -> int:
+        """Examples trained on, of a split of so many."""
+        return max(1, round(self.data * size))
+
+    def steps(self, examples: int) -> int:
+        """Steps of a training on so many examples."""
+        full, rest = divmod(examples, self.batch)
+        all_of_them = self.epochs * max(1, full + (rest > 1))
+        return min(all_of_them, self.max_steps or all_of_them)
+
 
 _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("lr", 0, math.inf),
@@ -174,9 +184,15 @@ class TrainingRecord:
     def seconds(self) -> float:
         return sum(e.seconds for e in self.epochs)
 
-    def as_dict(self) -> dict[str, Any]:
-        """All of it as plain data, with `steps` and `seconds`."""
-        return {**asdict(self), "steps": self.steps, "seconds": self.seconds}
+    def as_dict(self, epochs: int | None = None) -> dict[str, Any]:
+        """All of it as plain data, with `steps` and `seconds`; or what is known of its first
+        epochs, without how it ended."""
+        done = self.epochs[:epochs]
+        found = asdict(self) | {"epochs": [asdict(e) for e in done], "steps": done[-1].steps}
+        found["seconds"] = sum(e.seconds for e in done)
+        if epochs is not None:
+            del found["train_loss"], found["train_accuracy"]
+        return found
 
 
 OnEpoch = Callable[[EpochRecord, "torch.nn.Module"], None]
@@ -222,8 +238,7 @@ def train(
     progress = progress or NoProgress()
     x, y = training_data(task, plan)
     digest = task.digest(plan.split)
-    total = plan.epochs * _steps(len(x), plan.batch)
-    total = min(total, plan.max_steps or total)
+    total = plan.steps(len(x))
     key = {"plan": asdict(plan), "seed": seed, "task": task.name, "data": digest}
 
     module.to(device)
@@ -327,7 +342,7 @@ def _examples(
         )
     size = task.size(plan.split)
     if plan.data < 1 and size:
-        chosen = _some(size, plan.data, generator)
+        chosen = _some(size, plan, generator)
         if (found := task.examples(plan.split, chosen)) is not None:
             return found
     parts = list(task.batches(plan.split))
@@ -335,16 +350,16 @@ def _examples(
         return torch.empty(0), torch.empty(0)
     x, y = (torch.cat(part) for part in zip(*parts, strict=True))
     if plan.data < 1:
-        chosen = _some(len(x), plan.data, generator)
+        chosen = _some(len(x), plan, generator)
         x, y = x[chosen], y[chosen]
     return x, y
 
 
-def _some(size: int, share: float, generator: torch.Generator) -> torch.Tensor:
+def _some(size: int, plan: TrainingPlan, generator: torch.Generator) -> torch.Tensor:
     """A share of `size` places, in ascending order; a larger share holds a smaller one."""
     import torch
 
-    return torch.randperm(size, generator=generator)[: max(1, round(share * size))].sort().values
+    return torch.randperm(size, generator=generator)[: plan.examples(size)].sort().values
 
 
 def _optimizer(module: torch.nn.Module, plan: TrainingPlan) -> torch.optim.Optimizer:
@@ -419,12 +434,6 @@ def _epoch(
         steps=step,
         seconds=time.perf_counter() - began,
     )
-
-
-def _steps(examples: int, batch: int) -> int:
-    """Batches that `_batches` makes."""
-    full, rest = divmod(examples, batch)
-    return max(1, full + (rest > 1))
 
 
 def _batches(order: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
