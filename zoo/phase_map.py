@@ -1,0 +1,140 @@
+"""What a phase diagram shows: cells of a grid by two tags, a metric of each, its phase."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import combinations
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from zoo.additions import number_in
+from zoo.errors import InvalidSelection, NotFound, did_you_mean
+from zoo.phase_cells import TRAIN, Cell, cells, configuration, of_member, of_set
+from zoo.phases import UNASSIGNED
+from zoo.plots.phase_diagram import Diagram, Place, caption
+from zoo.plots.style import words
+
+if TYPE_CHECKING:
+    from zoo.catalog import Catalog
+    from zoo.records import Version
+    from zoo.registry import Registry
+
+TRAIN_LOSS = "train_loss"
+"""The metric `loss` on the split `train` of each version's task."""
+
+
+def phase_map(
+    registry: Registry,
+    *,
+    x: str,
+    y: str,
+    colour: str,
+    where: str | None = None,
+    log: bool = False,
+) -> Diagram:
+    """The cells that two tags span.
+
+    Args:
+        x, y: tags, such as `grow.batch_size` (temperature) and `grow.width` (load).
+        colour: a metric of versions (`accuracy`, `loss/digits:train`, `train_loss`) or of pairs
+            (`mode_connectivity`, `cka`); the mean over a cell's members, or over pairs of them.
+        where: the versions; all that have both tags by default.
+        log: natural logarithm of the mean; cells where it is not above 0 have no value.
+    Raises:
+        InvalidSelection: no version has both tags, or cells of one place differ in another tag.
+        NotFound: no version of them has the metric.
+    """
+    versions = [v for v in registry.select(where) if x in v.tags and y in v.tags]
+    if not versions:
+        known = sorted({key for v in registry.select(where) for key in v.tags})
+        lacking = next((tag for tag in (x, y) if tag not in known), x)
+        raise InvalidSelection(
+            f"No version has both tags `{x}` and `{y}`.",
+            how=did_you_mean(lacking, known),
+            tag=lacking,
+        )
+    _check_one_cell_a_place(versions, x, y)
+    grouped, _ = cells(versions, (x, y))
+    values: dict[Place, float] = {}
+    phases: dict[Place, str] = {}
+    for cell in grouped:
+        place = cell.tags[x], cell.tags[y]
+        found = _mean(registry.catalog, cell, colour)
+        if found is not None and log:
+            found = math.log(found) if found > 0 else None
+        if found is not None:
+            values[place] = found
+        labels = {v.phase for v in cell.members} - {None}
+        if labels:
+            phases[place] = str(labels.pop()) if len(labels) == 1 else UNASSIGNED
+    if not values:
+        raise NotFound(
+            f"None of the {len(versions)} versions has a value of `{colour}` to draw.",
+            how=did_you_mean(colour, _metrics(registry, versions)),
+            metric=colour,
+        )
+    name, _, split = colour.partition("/")
+    said = words(name) + (f", {split}" if split else "")
+    return Diagram(
+        caption(x),
+        caption(y),
+        _in_order({cell.tags[x] for cell in grouped}),
+        _in_order({cell.tags[y] for cell in grouped}),
+        f"log {said}" if log else said,
+        values,
+        phases,
+    )
+
+
+def _check_one_cell_a_place(versions: Sequence[Version], x: str, y: str) -> None:
+    seen: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for version in versions:
+        here = seen[version.tags[x], version.tags[y]]
+        here["task"].add(str(version.task))
+        for key in configuration(version):
+            here[f"tag.{key}"].add(version.tags[key])
+    for (at_x, at_y), found in seen.items():
+        for key, values in sorted(found.items()):
+            if len(values) > 1:
+                shown = ", ".join(_in_order(values)[:6])
+                raise InvalidSelection(
+                    f"Versions with {x}={at_x} and {y}={at_y} differ in `{key}` as well: {shown}.",
+                    "A cell of the diagram is one configuration.",
+                    f"Keep one of them: --where \"{key} = '{_in_order(values)[0]}'\"",
+                    key=key,
+                )
+
+
+def _mean(catalog: Catalog, cell: Cell, colour: str) -> float | None:
+    name, _, split = colour.partition("/")
+    task = str(cell.task)
+    if colour == TRAIN_LOSS:
+        name, split = "loss", f"{task}:{TRAIN}"
+    places = (split,) if split else ("", task, f"{task}:{TRAIN}")
+    seeds = cell.seeds
+    found = [of_member(v, name, places) for v in seeds]
+    if all(value is None for value in found):
+        rows = [catalog.group_metrics([a.id, b.id]) for a, b in combinations(seeds, 2)]
+        found = [of_set(row, name, places) for row in rows]
+    known = [value for value in found if value is not None]
+    return fmean(known) if known else None
+
+
+def _metrics(registry: Registry, versions: Sequence[Version]) -> list[str]:
+    refs = {v.ref for v in versions}
+    pairs = {
+        row["name"] for row in registry.catalog.group_metrics() if refs.issuperset(row["versions"])
+    }
+    return sorted({name for v in versions for name in v.metrics} | pairs | {TRAIN_LOSS})
+
+
+def _in_order(values: set[str]) -> list[str]:
+    """Numbers by value, then words."""
+
+    def key(value: str) -> tuple[bool, float, str]:
+        number = number_in(value)
+        return number is None, number or 0.0, value
+
+    return sorted(values, key=key)
