@@ -77,7 +77,7 @@ def estimate(
                 passes = _passes(registry, asked, len(plan.grid.get(SEED, (0,))))
                 count = min(asked.samples or examples, examples)
                 measuring += passes * count * a_step[key] / member.train.batch
-            if is_there(registry, task, member):
+            if not registry.is_absent and is_there(registry, task, member):
                 there += 1
                 continue
             wanted = member.train.steps(member.train.examples(examples))

@@ -70,10 +70,12 @@ _registry: Registry | None = None
 def _start(opening: dict[str, Any]) -> None:
     """In a new process: open the registry, and end with the process that made us."""
     import multiprocessing
+    import warnings
 
     import torch
 
     import zoo
+    from zoo.plugins import BrokenPluginWarning
 
     global _registry
     parent = multiprocessing.parent_process()
@@ -84,6 +86,8 @@ def _start(opening: dict[str, Any]) -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_it, daemon=True).start()
+    # Whoever started us was told already.
+    warnings.simplefilter("ignore", BrokenPluginWarning)
     torch.set_num_threads(1)
     _registry = zoo.open(**opening, create=False)
 

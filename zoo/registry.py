@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zoo.fsck import FsckReport
     from zoo.gc import GcReport
     from zoo.grow import Population
+    from zoo.grow_plan import GrowPlan
     from zoo.lineage import Lineage
     from zoo.links import LinkMode
     from zoo.measurement import Measured
@@ -516,7 +517,7 @@ class Registry:
 
     def grow(
         self,
-        plan: str | Path | Mapping[str, Any],
+        plan: str | Path | Mapping[str, Any] | GrowPlan,
         *,
         jobs: int | None = None,
         progress: Progress | None = None,

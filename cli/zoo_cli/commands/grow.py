@@ -50,12 +50,15 @@ def command(session: Session, plan: Path, dry_run: bool, jobs: int | None, as_js
         zoo grow digits.yaml --jobs 2
     """
     from zoo.grow_estimate import estimate
+    from zoo.grow_plan import read_plan
 
-    with session.open(create=not dry_run) as registry:
-        if dry_run:
-            _show_estimate(estimate(registry, plan, jobs=jobs), as_json)
-            return
-        done = registry.grow(plan, jobs=jobs, progress=session.counting("models"))
+    asked = read_plan(plan)
+    if dry_run:
+        with session.open(lazy=True) as registry:
+            _show_estimate(estimate(registry, asked, jobs=jobs), as_json)
+        return
+    with session.open(create=True) as registry:
+        done = registry.grow(asked, jobs=jobs, progress=session.counting("models"))
         versions = [registry.get(g.versions[-1]) for g in done.members if g.versions]
     if as_json:
         show_json(done.as_dict())
