@@ -88,5 +88,6 @@ def permuted(
 
 
 def _permuted(tensor: torch.Tensor, axis: int, order: torch.Tensor) -> torch.Tensor:
-    blocks = tensor.unflatten(axis, (len(order), tensor.shape[axis] // len(order)))
-    return blocks.index_select(axis, order).flatten(axis, axis + 1)
+    before, length, after = tensor.shape[:axis], tensor.shape[axis], tensor.shape[axis + 1 :]
+    units = tensor.reshape(*before, len(order), length // len(order), *after)
+    return units.index_select(axis, order).reshape(tensor.shape)

@@ -1,6 +1,6 @@
-"""The conformance kit: what every merge method must pass, whoever wrote it.
+"""The conformance kit: what every merge method and architecture must pass, whoever wrote it.
 
-Two doors, the same checks. In a plugin's tests:
+Of methods: two doors, the same checks. In a plugin's tests:
 
     from zoo.testing import MethodConformance
 
@@ -9,6 +9,15 @@ Two doors, the same checks. In a plugin's tests:
 
 On the command line, `zoo plugins check NAME`. Both run the real engine on small tensors in
 memory, so a method that passes merges the same way in a registry.
+
+Of architectures, in a plugin's tests:
+
+    class TestMlp(ArchitectureConformance):
+        architecture = Mlp()
+        config = {"model_type": "mlp", "width": 8}
+
+        def inputs(self):
+            return torch.randn(3, 8)
 """
 
 from __future__ import annotations
@@ -22,6 +31,9 @@ from zoo.contract import CHUNK, Method
 
 if TYPE_CHECKING:
     import torch
+
+    from zoo.architecture import Architecture
+    from zoo.architecture_checks import Case
 
     State = dict[str, torch.Tensor]
 
@@ -441,6 +453,70 @@ class MethodConformance:
 
     def test_an_unknown_parameter_is_refused_by_name(self) -> None:
         self._run(check_unknown_parameter)
+
+
+class ArchitectureConformance:
+    """Inherit from this in a plugin's tests; pytest builds `config`, and runs every check on it."""
+
+    architecture: ClassVar[Architecture]
+    config: ClassVar[Mapping[str, Any]]
+    """Of a small model: as `config.json` has it."""
+    tolerance: ClassVar[float] = 1e-5
+    """Largest difference that rounding makes, relative to the largest output, dimensionless."""
+
+    def inputs(self) -> torch.Tensor:
+        """A batch of two examples or more, the same each time."""
+        raise NotImplementedError("give the test class a method `inputs`")
+
+    def _run(self, check: Callable[[Case], None]) -> None:
+        import pytest
+
+        from zoo.architecture_checks import Case, NotDeclared
+
+        try:
+            check(Case(self.architecture, self.config, self.inputs(), self.tolerance))
+        except NotDeclared as e:
+            pytest.skip(str(e))
+
+    def test_it_builds_the_same_model_from_the_same_seed(self) -> None:
+        from zoo.architecture_checks import check_build
+
+        self._run(check_build)
+
+    def test_each_output_is_of_its_own_example_alone(self) -> None:
+        from zoo.architecture_checks import check_eval_mode
+
+        self._run(check_eval_mode)
+
+    def test_a_saved_model_loads_as_it_was(self) -> None:
+        from zoo.architecture_checks import check_round_trip
+
+        self._run(check_round_trip)
+
+    def test_other_weights_are_refused_by_name(self) -> None:
+        from zoo.architecture_checks import check_wrong_weights
+
+        self._run(check_wrong_weights)
+
+    def test_a_wrong_configuration_is_refused(self) -> None:
+        from zoo.architecture_checks import check_config
+
+        self._run(check_config)
+
+    def test_its_head_makes_the_outputs(self) -> None:
+        from zoo.architecture_checks import check_head
+
+        self._run(check_head)
+
+    def test_its_layers_have_each_tensor_once(self) -> None:
+        from zoo.architecture_checks import check_layers
+
+        self._run(check_layers)
+
+    def test_permuting_units_leaves_the_function(self) -> None:
+        from zoo.architecture_checks import check_axes
+
+        self._run(check_axes)
 
 
 def _same(a: State, b: State, what: str) -> None:

@@ -39,23 +39,24 @@ def _module_class() -> type[torch.nn.Module]:
         def __init__(self, c: Config) -> None:
             super().__init__()
             block = block_class()
-            self.context = c.context
+            embeddings = nn.Embedding(c.vocab_size, c.width)
+            positions = nn.Embedding(c.context, c.width)
+            for table in (embeddings, positions):
+                nn.init.normal_(table.weight, std=EMBEDDING_STD)
+            blocks = (block(c.width, c.heads, c.inner, causal=True) for _ in range(c.depth))
             # Called as in transformers, for merges of vocabularies and ties find them so.
             self.model = nn.ModuleDict(
                 {
-                    "embed_tokens": nn.Embedding(c.vocab_size, c.width),
-                    "positions": nn.Embedding(c.context, c.width),
-                    "blocks": nn.Sequential(
-                        *(block(c.width, c.heads, c.inner, causal=True) for _ in range(c.depth))
-                    ),
+                    "embed_tokens": embeddings,
+                    "positions": positions,
+                    "blocks": nn.Sequential(*blocks),
                     "norm": nn.LayerNorm(c.width),
                 }
             )
             self.lm_head = nn.Linear(c.width, c.vocab_size, bias=False)
-            for name in ("embed_tokens", "positions"):
-                nn.init.normal_(self.model[name].weight, std=EMBEDDING_STD)
             if c.tie_word_embeddings:
-                self.lm_head.weight = self.model["embed_tokens"].weight
+                self.lm_head.weight = embeddings.weight
+            self.context = c.context
 
         def forward(self, tokens: torch.Tensor) -> torch.Tensor:
             t = tokens.shape[1]
