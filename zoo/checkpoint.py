@@ -130,10 +130,15 @@ def state_of(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     Raises:
         InvalidCheckpoint: torch has no type for one of them.
     """
-    return {name: _tensor(checkpoint, info) for name, info in checkpoint.tensors.items()}
+    return {name: tensor_of(checkpoint, info) for name, info in checkpoint.tensors.items()}
 
 
-def _tensor(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
+def tensor_of(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
+    """One tensor of a checkpoint, in memory of its own.
+
+    Raises:
+        InvalidCheckpoint: torch has no type for it.
+    """
     import torch
 
     from zoo.dtypes import torch_dtype

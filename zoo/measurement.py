@@ -29,9 +29,10 @@ from zoo.errors import (
 )
 from zoo.metric import Metric, metrics_named, parameters_of_each
 from zoo.progress import NoProgress, Progress
-from zoo.recording import protocol, recorded
+from zoo.recording import recorded, splits
 from zoo.records import MetricValue, Version
 from zoo.sample import Sample
+from zoo.single_thread import single_threaded_torch
 from zoo.subjects import subjects
 
 if TYPE_CHECKING:
@@ -204,8 +205,13 @@ def plan(
                 where_ = split or metric.split
                 _check_split(of, where_)
                 sample = Sample(of, where_, samples, batch, seed, device)
-            rules = protocol(metric.name, metric.version, settings[metric.name], sample)
-            known = _known(registry, members, rules)
+            rules = {
+                "metric": metric.name,
+                "version": metric.version,
+                "parameters": settings[metric.name],
+                **(tasks.examples(sample) if sample else {}),
+            }
+            known = _known(registry, metric, members, sample, rules)
         except ZooError as error:
             return Measured(metric.name, tuple(v.ref for v in members), error=error)
         return Measurement(metric, members, settings[metric.name], sample, rules, known)
@@ -288,6 +294,7 @@ class _Tasks:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._found: dict[str, Task] = {}
+        self._examples: dict[tuple[str, str], Mapping[str, Any]] = {}
 
     def named(self, name: str) -> Task:
         from zoo.known_tasks import task_named
@@ -295,6 +302,13 @@ class _Tasks:
         if name not in self._found:
             self._found[name] = task_named(self._registry, name)
         return self._found[name]
+
+    def examples(self, sample: Sample) -> Mapping[str, Any]:
+        """The sample's protocol, made once for each split, since data are hashed for it."""
+        key = sample.task.name, sample.split
+        if key not in self._examples:
+            self._examples[key] = sample.protocol
+        return self._examples[key]
 
 
 def _common_task(versions: Sequence[Version]) -> str:
@@ -317,7 +331,7 @@ def _common_task(versions: Sequence[Version]) -> str:
 
 def _check_split(task: Task, split: str | None) -> None:
     if split is not None and split not in task.splits:
-        raise InvalidRecipe(
+        raise NotFound(
             f"Task `{task.name}` has no split `{split}`.",
             how=did_you_mean(split, list(task.splits)),
             task=task.name,
@@ -338,19 +352,34 @@ def _check_bases(metric: Metric, versions: Sequence[Version]) -> None:
 
 
 def _known(
-    registry: Registry, versions: Sequence[Version], rules: Mapping[str, Any]
+    registry: Registry,
+    metric: Metric,
+    versions: Sequence[Version],
+    sample: Sample | None,
+    rules: Mapping[str, Any],
 ) -> tuple[MetricValue, ...]:
-    """What is recorded under just these rules; nothing if some of it was overwritten since."""
+    """What is recorded under just these rules; nothing where some was replaced since.
+
+    Values of the whole decide, where there are any: those of a part may be left over from other
+    rules, such as the fifth of five layers where now there are four.
+    """
     wanted = json.loads(json.dumps(rules))
-    place = ("metric", "task", "split")
-    found = []
-    for value in _recorded(registry, [v.id for v in versions]):
-        if any(value.protocol.get(key) != wanted.get(key) for key in place):
-            continue
-        if any(value.protocol.get(key) != wanted[key] for key in wanted):
-            return ()
-        found.append(value)
-    return tuple(found)
+    place = splits(False, sample, metric.split, "")[0]
+    below = f"{place}/" if sample else ""
+    own = [
+        v
+        for v in _recorded(registry, [v.id for v in versions])
+        if v.protocol.get("metric") == metric.name
+        and (v.split == place or v.split.startswith(below))
+    ]
+
+    def fits(value: MetricValue) -> bool:
+        return all(value.protocol.get(key) == wanted[key] for key in wanted)
+
+    decisive = [v for v in own if v.split == place] or own
+    if not all(fits(v) for v in decisive):
+        return ()
+    return tuple(v for v in own if fits(v))
 
 
 def _recorded(registry: Registry, ids: Sequence[int]) -> list[MetricValue]:
@@ -391,7 +420,8 @@ def compute(
     sample: Sample | None,
     parameters: Mapping[str, Any],
 ) -> list[MetricValue]:
-    """The values of a metric; what it draws from torch's own generators is fixed by the seed.
+    """The values of a metric, the same for any number of threads; what it draws from torch's own
+    generators is fixed by the seed.
 
     Raises:
         ZooError: as the metric raises.
@@ -404,7 +434,7 @@ def compute(
     arguments = (first,) if sample is None else (first, sample)
     labels = ", ".join(f"`{m.label}`" for m in models)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), single_threaded_torch():
             torch.manual_seed(sample.seed if sample else 0)
             found = list(metric.function(*arguments, **options))
     except ZooError:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_cli.arguments import complete_reference, selection_options, yaml_pair
+from zoo_cli.arguments import complete_reference, sample_options, selection_options, yaml_pair
 from zoo_cli.output import Column, json_option, say, show_fields, show_json, show_table, title
 from zoo_cli.parameters import show_parameters
 from zoo_cli.session import Session, pass_session
@@ -47,19 +47,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="Tag or column that members of a pair or set must agree in: `task`; repeatable.",
 )
-@click.option(
-    "--samples", type=click.IntRange(min=1), metavar="N", help="Examples, drawn by the seed; all."
-)
-@click.option(
-    "--batch",
-    type=click.IntRange(min=1),
-    metavar="N",
-    default=256,
-    show_default=True,
-    help="Examples per batch.",
-)
-@click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Of all draws.")
-@click.option("--device", metavar="NAME", default="cpu", show_default=True, help="`cpu`, `cuda`.")
+@sample_options
 @click.option("--force", is_flag=True, help="Measure again what is recorded.")
 @click.option("--dry-run", is_flag=True, help="Say what would be measured, and its cost.")
 @json_option
@@ -100,7 +88,9 @@ def command(
         if dry_run:
             _show_plan(registry, refs or None, asked, force, as_json)
             return
-        done = registry.measure(refs or None, force=force, progress=session.progress, **asked)
+        done = registry.measure(
+            refs or None, force=force, progress=session.counting("examples"), **asked
+        )
     if as_json:
         show_json([one.as_dict() for one in done])
     else:
