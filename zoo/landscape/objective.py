@@ -1,0 +1,233 @@
+"""The mean loss of a module over fixed examples, as a function of its parameters.
+
+    L(theta) = sum_b n_b loss(f_theta(x_b), y_b) / sum_b n_b
+
+over the batches b of n_b examples, in eval mode: buffers, such as the running statistics of
+BatchNorm, stay as they are. Parameters are one flat vector, shape (p,), in the order of
+`module.named_parameters()`; a tied tensor counts once, a frozen one not at all.
+
+Sums over batches are taken in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch.func import functional_call
+
+from zoo.errors import IncompatibleModels
+from zoo.landscape.examples import Examples
+from zoo.scores import check_outputs
+
+if TYPE_CHECKING:
+    from zoo.sample import Sample
+    from zoo.subject import Subject
+    from zoo.task import Batch, Task
+
+Precision = Literal["float32", "float64"]
+HESSIAN_PRODUCT = 2
+"""Passes, forward and backward, that a product with the Hessian costs."""
+
+
+class Point(NamedTuple):
+    """What the objective is at one place."""
+
+    loss: float
+    error: float | None
+    """Share of examples answered wrongly; None for a task of no labels."""
+    gradient: torch.Tensor | None = None
+    """Shape (p,), in the objective's type."""
+
+
+class Objective:
+    """The mean loss of a module over examples; see the module's documentation.
+
+    Args:
+        module: in eval mode; cast to `dtype` in place.
+        examples: batches, the same at each pass.
+        center_logits: subtract each output's mean and divide it by its norm before the loss, which
+            makes models of different confidence comparable (Andriushchenko et al. 2023,
+            arXiv:2302.07011).
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        examples: Iterable[Batch],
+        sample: Sample,
+        dtype: torch.dtype,
+        *,
+        center_logits: bool = False,
+    ) -> None:
+        self._module = module.to(dtype).eval()
+        self._examples = examples
+        self._sample = sample
+        self._task: Task = sample.task
+        self._center = center_logits
+        self._graph: tuple[torch.Tensor, torch.Tensor, int] | None = None
+        own = {n: p.detach() for n, p in module.named_parameters() if p.requires_grad}
+        if not sum(p.numel() for p in own.values()):
+            raise IncompatibleModels(
+                "The module has no trainable parameters.",
+                "There is no loss landscape to look at.",
+                "Let the architecture leave `requires_grad` on.",
+            )
+        self.shapes = {name: p.shape for name, p in own.items()}
+        """Name -> shape of each trainable parameter, in order."""
+        self.start = torch.cat([p.reshape(-1) for p in own.values()])
+        """The parameters as they are, shape (p,)."""
+
+    @property
+    def size(self) -> int:
+        """Parameters, p."""
+        return self.start.numel()
+
+    def at(self, shift: torch.Tensor | None = None) -> Point:
+        """Loss and error at `start + shift`, without gradient. Cost: one pass, forward."""
+        theta = self.start if shift is None else self.start + shift
+        loss, wrong, total = 0.0, 0.0, 0
+        with torch.no_grad():
+            for x, y in self._examples:
+                outputs = self._outputs(theta, x)
+                n = len(x)
+                loss += n * float(self._task.loss(outputs, y))
+                wrong += self._wrong(outputs, y)
+                total += n
+                self._sample.progress.advance(n)
+        return Point(loss / total, self._share(wrong, total))
+
+    def slope(self, shift: torch.Tensor | None = None) -> Point:
+        """Loss, error and gradient at `start + shift`. Cost: one pass."""
+        theta = self.start if shift is None else self.start + shift
+        sum_ = torch.zeros(self.size, dtype=torch.float64, device=theta.device)
+        loss, wrong, total = 0.0, 0.0, 0
+        for x, y in self._examples:
+            leaf = theta.detach().requires_grad_()
+            outputs = self._outputs(leaf, x)
+            value = self._task.loss(outputs, y)
+            n = len(x)
+            sum_.add_(torch.autograd.grad(value, leaf)[0], alpha=n)
+            loss += n * float(value.detach())
+            wrong += self._wrong(outputs.detach(), y)
+            total += n
+            self._sample.progress.advance(n)
+        gradient = (sum_ / total).to(self.start.dtype)
+        return Point(loss / total, self._share(wrong, total), gradient)
+
+    def hvp(self, vector: torch.Tensor) -> torch.Tensor:
+        """Product of the Hessian at `start` with a vector, both of shape (p,).
+
+            H v = d(g . v) / d theta,   g = dL / d theta
+
+        Cost: two passes; of one batch, whose graph is kept, less from the second product on.
+        """
+        sum_ = torch.zeros(self.size, dtype=torch.float64, device=vector.device)
+        total = 0
+        for leaf, gradient, n in self._graphs():
+            sum_.add_(_product(gradient, leaf, vector), alpha=n)
+            total += n
+            self._sample.progress.advance(HESSIAN_PRODUCT * n)
+        return (sum_ / total).to(vector.dtype)
+
+    def curvatures(self, vectors: Sequence[torch.Tensor]) -> list[float]:
+        """v . H v of each vector v, going over the examples once for all of them."""
+        sums, total = [0.0] * len(vectors), 0
+        for leaf, gradient, n in self._graphs():
+            for i, v in enumerate(vectors):
+                sums[i] += n * dot(v, _product(gradient, leaf, v))
+                self._sample.progress.advance(HESSIAN_PRODUCT * n)
+            total += n
+        return [s / total for s in sums]
+
+    def _graphs(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+        """(parameters, gradient with its graph, examples) of each batch; of a single batch the
+        graph is kept."""
+        if self._graph is not None:
+            yield self._graph
+            return
+        count, last = 0, None
+        for x, y in self._examples:
+            last = None  # frees the graph before the next one is built
+            leaf = self.start.detach().requires_grad_()
+            with twice_differentiable():
+                loss = self._task.loss(self._outputs(leaf, x), y)
+                (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
+            last = (leaf, gradient, len(x))
+            yield last
+            count += 1
+        if count == 1:
+            self._graph = last
+
+    def _outputs(self, theta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        parts = theta.split([s.numel() for s in self.shapes.values()])
+        named = {n: p.view(s) for (n, s), p in zip(self.shapes.items(), parts, strict=True)}
+        outputs: torch.Tensor = functional_call(self._module, named, (x,))
+        if self._task.labels:
+            check_outputs(self._task, outputs)
+        if self._center:
+            outputs = outputs - outputs.mean(-1, keepdim=True)
+            outputs = outputs / outputs.norm(dim=-1, keepdim=True).clamp_min(1e-10)
+        return outputs
+
+    def _wrong(self, outputs: torch.Tensor, y: torch.Tensor) -> int:
+        return int((outputs.argmax(1) != y).sum()) if self._task.labels else 0
+
+    def _share(self, wrong: float, total: int) -> float | None:
+        return wrong / total if self._task.labels else None
+
+
+def objective(
+    model: Subject, sample: Sample, precision: Precision = "float32", *, center_logits: bool = False
+) -> Objective:
+    """The objective of a model over a whole sample."""
+    dtype = getattr(torch, precision)
+    module = model.module(sample.device)
+    return Objective(module, Examples(sample, dtype), sample, dtype, center_logits=center_logits)
+
+
+def objectives(
+    model: Subject,
+    sample: Sample,
+    size: int | None,
+    precision: Precision = "float32",
+    *,
+    center_logits: bool = False,
+) -> Iterator[tuple[Objective, int]]:
+    """(objective, examples) of each batch of `size` examples; of the whole sample where `size` is
+    None. All share one module."""
+    if size is None:
+        yield objective(model, sample, precision, center_logits=center_logits), 1
+        return
+    dtype = getattr(torch, precision)
+    module = model.module(sample.device)
+    for batch in Examples(sample, dtype, size):
+        yield (
+            Objective(module, [batch], sample, dtype, center_logits=center_logits),
+            len(batch[0]),
+        )
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Attention by plain matrix products: the fused kernels have no second derivative."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def dot(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Inner product of two vectors, summed in float64."""
+    return float(torch.dot(a.double(), b.double()))
+
+
+def _product(gradient: torch.Tensor, leaf: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    if not gradient.requires_grad:  # a loss that is linear in the parameters
+        return torch.zeros_like(leaf)
+    (found,) = torch.autograd.grad(
+        gradient, leaf, vector, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return found
