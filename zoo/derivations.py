@@ -77,7 +77,10 @@ class Labels(Step):
 
 @dataclass(frozen=True)
 class Groups(Step):
-    """Join classes: `{even: [0, 2, 4], odd: [1, 3, 5]}`; those in no group are left out."""
+    """Join classes: `{even: [0, 2, 4], odd: [1, 3, 5]}`; those in no group are left out.
+
+    The new classes are numbered in order of their names.
+    """
 
     groups: Mapping[str, Annotated[tuple[Label, ...], Len(1)]]
     """Name of each new class -> its old ones. Write it without `groups:` too."""
@@ -86,8 +89,8 @@ class Groups(Step):
         import torch
 
         new = torch.full((len(data.labels),), -1)
-        for i, members in enumerate(self.groups.values()):
-            for member in members:
+        for i, name in enumerate(sorted(self.groups)):
+            for member in self.groups[name]:
                 place = _number(member, data.labels)
                 if new[place] >= 0:
                     raise InvalidTask(f"Step `groups` puts label `{member}` into two groups.")
@@ -98,7 +101,7 @@ class Groups(Step):
         return data._replace(inputs=data.inputs[chosen], targets=targets[chosen], labels=labels)
 
     def relabelled(self, labels: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(self.groups)
+        return tuple(sorted(self.groups))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 
 import zoo
 from zoo import hookspecs
-from zoo.errors import PluginError
+from zoo.errors import NotFound, PluginError
 from zoo.plugins import BrokenPluginWarning, load_plugins
 
 HOOKS = sorted(n for n in vars(hookspecs) if n.startswith("zoo_"))
@@ -235,6 +235,31 @@ def test_zoo_resolve_source_turns_an_id_into_a_path(drop_in, observed, tmp_path,
 
     assert [["far:away"]] == read()
     assert 3 == version.parameters
+
+
+def test_zoo_resolve_task_makes_a_task_that_none_registered(drop_in, tmp_path):
+    directory = drop_in(
+        "counting",
+        """
+        import zoo
+
+        class Counting(zoo.Task):
+            def __init__(self, name):
+                self.name = name
+
+            def batches(self, split, size=256):
+                return []
+
+        @zoo.hookimpl
+        def zoo_resolve_task(name):
+            return Counting(name) if name.startswith("count:") else None
+        """,
+    )
+
+    with zoo.open(tmp_path / "r.db", plugins_dirs=[directory]) as registry:
+        assert "count:10" == registry.task("count:10").name
+        with pytest.raises(NotFound, match="There is no task `amount:10`"):
+            registry.task("amount:10")
 
 
 def test_zoo_before_register_can_refuse_a_source(drop_in, observed, tmp_path, state):
