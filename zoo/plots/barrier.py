@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InvalidRecipe
+from zoo.paths.profile import barrier as highest_rise
 from zoo.plots.style import COLOURS, FAINT, MARKERS, drawn, figure, rule_lines
 
 if TYPE_CHECKING:
@@ -17,16 +18,6 @@ _NOTHING = 1e-9
 """Of the largest value; what rises less is rounding."""
 _ONE_ROW = 44
 """Letters of both names that fit below one panel side by side."""
-
-
-@dataclass(frozen=True, slots=True)
-class Barrier:
-    """How far a curve rises above its chord, and where."""
-
-    height: float
-    """In the unit of the curve; 0 where it nowhere rises above."""
-    at: float
-    """Position of the highest rise, from 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +41,12 @@ class Line:
             "end": self.end,
             "at": list(self.at),
             "loss": list(self.loss),
-            "barrier": barrier_of(self.at, self.loss).height,
+            "barrier": highest_rise(self.at, self.loss).height,
         }
         if self.error is not None:
             found["error"] = list(self.error)
-            found["error_barrier"] = barrier_of(self.at, self.error).height
+            found["error_barrier"] = highest_rise(self.at, self.error).height
         return found
-
-
-def barrier_of(at: Sequence[float], values: Sequence[float]) -> Barrier:
-    """The largest rise of a curve above the chord between its ends.
-
-        max over t of  v(t) - ((1 - t) v(0) + t v(1)), at least 0
-
-    Source: Frankle et al. 2020, arXiv:1912.05671, section 2; Entezari et al. 2022.
-    """
-    rises = [v - chord for v, chord in zip(values, _chord(at, values), strict=True)]
-    place = max(range(len(rises)), key=lambda i: rises[i])
-    return Barrier(max(0.0, rises[place]), at[place])
 
 
 @drawn
@@ -116,10 +95,11 @@ class _Panel:
 
     def height(self, at: Sequence[float], curve: Sequence[float]) -> str:
         """The barrier of a curve in words."""
-        found = barrier_of(at, curve).height
-        if found <= _NOTHING * max(abs(v) for v in curve):
+        found = highest_rise(at, curve).height
+        told = self.form.format(found)
+        if found <= _NOTHING * max(abs(v) for v in curve) or not float(told):
             return "no barrier"
-        return f"barrier {self.form.format(found)} {self.unit}"
+        return f"barrier {told} {self.unit}"
 
 
 def _draw(axes: Axes, panel: _Panel, lines: Sequence[Line]) -> None:
@@ -159,12 +139,11 @@ def _mark(
     axes: Axes, panel: _Panel, at: Sequence[float], curve: Sequence[float], span: float
 ) -> None:
     """An arrow from the chord to the curve where it is highest above it, and its length."""
-    found = barrier_of(at, curve)
-    place = list(at).index(found.at)
+    place = highest_rise(at, curve).index
     top, foot = curve[place], _chord(at, curve)[place]
     if top - foot > 0.05 * span:
         ends = {"arrowstyle": "<->", "color": FAINT, "lw": 1.2, "shrinkA": 0, "shrinkB": 0}
-        axes.annotate("", xy=(found.at, top), xytext=(found.at, foot), arrowprops=ends)
+        axes.annotate("", xy=(at[place], top), xytext=(at[place], foot), arrowprops=ends)
     axes.annotate(
         panel.height(at, curve),
         xy=(0.5, max(curve)),

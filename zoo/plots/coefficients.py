@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+MEAN = "mean"
+"""Label of the curve of the mean over the others; drawn in black."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sweep:
     """Scores of merges that differ in one coefficient."""
@@ -80,7 +84,7 @@ def coefficients(data: Sweeps, *, title: str = "") -> Figure:
     drawing = figure(6.4, 4.0 + 0.28 * ((extra + 1) // 2))
     axes = drawing.subplots()
     for i, sweep in enumerate(data.sweeps):
-        colour = COLOURS[i]
+        colour = INK if sweep.label == MEAN and not alone else COLOURS[i]
         axes.plot(
             sweep.at,
             sweep.values,

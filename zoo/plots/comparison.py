@@ -109,7 +109,8 @@ def comparison(data: Comparison, *, title: str = "") -> Figure:
     styles = ((0, (5, 3)), (0, (1, 1.6)), (0, (6, 2, 1, 2)))
     for i, (name, value) in enumerate(data.references.items()):
         label = f"{name} {form.format(value)}"
-        axes.axvline(value, color=INK, lw=1.5, ls=styles[i % len(styles)], label=label, zorder=6)
+        line = styles[i % len(styles)]
+        axes.axvline(value, color=INK, lw=1.5, ls=line, label=label, zorder=6 if from_zero else 1.5)
     axes.set_yticks(range(len(rows)), [best.method for best, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)

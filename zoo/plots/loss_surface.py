@@ -105,7 +105,7 @@ def loss_surface(surface: Surface, *, title: str = "") -> Figure:
     reach = [max(x[0], y[0]), min(x[-1], y[-1])]
     axes.plot(reach, reach, color="white", lw=1.4, ls=(0, (4, 3)))
     best = lowest(surface)
-    axes.plot(best["x"], best["y"], **_STAR, zorder=5)
+    axes.plot(best["x"], best["y"], **_STAR, zorder=7)
     _points(axes, surface, best)
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(y[0], y[-1])
