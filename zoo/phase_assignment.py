@@ -5,13 +5,14 @@ selection -> cells -> means over seeds -> the rule's label -> one transaction pe
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InvalidRecipe, InvalidSelection, NotFound, did_you_mean
-from zoo.phase_cells import Cell, Read, cells, read
+from zoo.phase_cells import Cell, Read, cells, read, telling
 from zoo.phases import UNASSIGNED, Label, Thresholds, label
 from zoo.records import MetricValue
 
@@ -77,6 +78,19 @@ class Assignment:
     without: tuple[str, ...]
     """References of versions in no cell: they have none of its tags."""
 
+    @property
+    def notes(self) -> list[str]:
+        """Measures that do not compare well, as not all were taken alike."""
+        protocols: dict[str, set[str]] = defaultdict(set)
+        for one in self.cells:
+            for quantity in one.read.quantities:
+                protocols[quantity.name] |= quantity.protocols
+        return [
+            f"{name} was measured in {len(found)} ways, with different protocols"
+            for name, found in protocols.items()
+            if len(found) > 1
+        ]
+
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {
@@ -84,6 +98,7 @@ class Assignment:
             "thresholds": self.thresholds.as_dict(),
             "cells": [one.as_dict() for one in self.cells],
             "without": list(self.without),
+            "notes": self.notes,
         }
 
 
@@ -251,8 +266,7 @@ def advice(found: Sequence[Assigned], where: str | None, keys: Sequence[str]) ->
         told.append(f"zoo evaluate {chosen} --split train")
     pairs = sorted(missing - {"loss"})
     if pairs:
-        tags = keys or sorted({key for one in found for key in one.cell.tags})
-        within = " ".join(f"--within {key}" for key in tags)
+        within = " ".join(f"--within {key}" for key in keys or telling([x.cell for x in found]))
         told.append(
             f"zoo measure {chosen} {' '.join(f'--metric {m}' for m in pairs)} {within}".rstrip()
         )

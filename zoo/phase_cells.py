@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,8 +11,10 @@ from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from zoo.additions import number_in
 from zoo.errors import InvalidSelection, did_you_mean
 from zoo.phases import Measures
+from zoo.records import MetricValue
 
 if TYPE_CHECKING:
     from zoo.catalog import Catalog
@@ -21,6 +24,8 @@ PREFIX = "grow."
 """Tags of `zoo grow` that say how a model was trained."""
 SEED = "grow.seed"
 """The one in which members of a cell differ."""
+NAMES = ("grow.cell", "grow.name", "grow.plan")
+"""Those that name a cell or its plan, and say nothing that the others do not."""
 TRAIN = "train"
 
 
@@ -38,10 +43,9 @@ class Cell:
         """The members with different weights: one registered twice is one seed."""
         return tuple({v.digest: v for v in reversed(self.members)}.values())[::-1]
 
-    @property
-    def name(self) -> str:
-        """`batch_size=8 width=64`: the tags without their common prefix."""
-        return " ".join(f"{k.removeprefix(PREFIX)}={v}" for k, v in self.tags.items())
+    def name(self, keys: Sequence[str]) -> str:
+        """`batch=8 width=64`: some of its tags, without their common prefix."""
+        return " ".join(f"{k.removeprefix(PREFIX)}={self.tags[k]}" for k in keys if k in self.tags)
 
 
 def cells(versions: Sequence[Version], keys: Sequence[str] = ()) -> tuple[list[Cell], list[str]]:
@@ -51,8 +55,8 @@ def cells(versions: Sequence[Version], keys: Sequence[str] = ()) -> tuple[list[C
         keys: tags that tell one cell from another; by default all that begin with `grow.`, but
             for `grow.seed`.
     Returns:
-        The cells in the order of their first members, and the references of versions that have
-        none of the tags.
+        The cells by task and tags, numbers by value, and the references of versions that have none
+        of the tags.
     Raises:
         InvalidSelection: no version has one of the keys.
     """
@@ -73,7 +77,33 @@ def cells(versions: Sequence[Version], keys: Sequence[str] = ()) -> tuple[list[C
             continue
         tags = tuple((key, version.tags[key]) for key in sorted(own))
         groups[version.task, tags].append(version)
-    return [Cell(task, dict(tags), tuple(found)) for (task, tags), found in groups.items()], without
+    found = [Cell(task, dict(tags), tuple(members)) for (task, tags), members in groups.items()]
+    differing = telling(found)
+    return sorted(found, key=lambda cell: _rank(cell, differing)), without
+
+
+def telling(found: Sequence[Cell]) -> list[str]:
+    """Tags that tell these cells apart, the plainest first; all tags of a single one.
+
+    Names of a whole cell, such as `grow.cell`, are left out where others tell as much.
+    """
+    keys = sorted({key for cell in found for key in cell.tags}, key=lambda key: (key in NAMES, key))
+    if len(found) < 2:
+        return keys
+    differing = [key for key in keys if len({cell.tags.get(key) for cell in found}) > 1]
+    plain = [key for key in differing if key not in NAMES]
+    told = {(cell.task, *(cell.tags.get(key) for key in plain)) for cell in found}
+    return plain if len(told) == len(found) else differing
+
+
+def _rank(cell: Cell, keys: Sequence[str]) -> list[tuple[bool, float, str]]:
+    return [by_value(cell.task or ""), *(by_value(cell.tags.get(key, "")) for key in keys)]
+
+
+def by_value(text: str) -> tuple[bool, float, str]:
+    """Sorts numbers by value, then words."""
+    number = number_in(text)
+    return number is None, number or 0.0, text
 
 
 def configuration(version: Version) -> list[str]:
@@ -82,86 +112,102 @@ def configuration(version: Version) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
+class Quantity:
+    """One measure of a cell: the values found, and how they were measured."""
+
+    name: str
+    of: int
+    """Members or pairs that could have one."""
+    what: str
+    values: tuple[float, ...]
+    protocols: frozenset[str]
+    """As JSON."""
+
+    @property
+    def mean(self) -> float | None:
+        return fmean(self.values) if self.values else None
+
+    @property
+    def note(self) -> str | None:
+        """What the mean leaves out."""
+        if not 0 < len(self.values) < self.of:
+            return None
+        return f"{self.name} of {len(self.values)} of {self.of} {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
 class Read:
     """What was measured of a cell."""
 
     measures: Measures
-    losses: int
-    """Members whose train loss is known."""
-    pairs: int
-    """Pairs of members."""
-    connected: int
-    """Pairs whose mode connectivity is known."""
-    compared: int
-    """Pairs whose CKA is known."""
+    quantities: tuple[Quantity, ...]
 
     @property
     def notes(self) -> list[str]:
         """What the means leave out."""
-        return [
-            f"{what} of {known} of {of}"
-            for what, known, of in (
-                ("train loss", self.losses, f"{self.measures.members} members"),
-                ("connectivity", self.connected, f"{self.pairs} pairs"),
-                ("CKA", self.compared, f"{self.pairs} pairs"),
-            )
-            if 0 < known < int(of.split()[0])
-        ]
+        return [note for q in self.quantities if (note := q.note)]
 
 
 def read(catalog: Catalog, cell: Cell) -> Read:
     """The means over a cell's members, and over the pairs of them.
 
     The train loss is the metric `loss` on the split `train` of the members' task; mode
-    connectivity, CKA and the Hessian's trace are those on `train` where they were measured there,
-    and else those of the task.
+    connectivity and the Hessian's trace are those on `train` where they were measured there, and
+    else those of the task, as CKA is.
     """
-    task, seeds = cell.task, cell.seeds
-    places = (f"{task}:{TRAIN}", str(task), "")
-    losses = _known(of_member(v, "loss", places[:1]) for v in seeds)
-    traces = _known(of_member(v, "hessian_trace", places) for v in seeds)
-    trace = fmean(traces) if traces else 0.0
-    pairs = list(combinations(seeds, 2))
-    rows = [catalog.group_metrics([a.id, b.id]) for a, b in pairs]
-    connected = _known(of_set(found, "mode_connectivity", places) for found in rows)
-    compared = _known(of_set(found, "cka", places[1:]) for found in rows)
-    return Read(
-        Measures(
-            members=len(seeds),
-            train_loss=_mean(losses),
-            connectivity=_mean(connected),
-            cka=_mean(compared),
-            log_trace=math.log(trace) if trace > 0 else None,
-        ),
-        len(losses),
-        len(pairs),
-        len(connected),
-        len(compared),
+    task, seeds = cell.task or "", cell.seeds
+    on_train, usual = f"{task}:{TRAIN}", (task, "")
+    own = [catalog.measured(v.id) for v in seeds]
+    pairs = [_group(catalog, a, b) for a, b in combinations(seeds, 2)]
+    loss = _quantity("train loss", "members", own, "loss", [on_train])
+    trace = _quantity("trace", "members", own, "hessian_trace", [on_train, *usual])
+    connectivity = _quantity(
+        "connectivity", "pairs", pairs, "mode_connectivity", [on_train, *usual]
+    )
+    cka = _quantity("CKA", "pairs", pairs, "cka", usual)
+    mean_trace = trace.mean or 0.0
+    measures = Measures(
+        members=len(seeds),
+        train_loss=loss.mean,
+        connectivity=connectivity.mean,
+        cka=cka.mean,
+        log_trace=math.log(mean_trace) if mean_trace > 0 else None,
+    )
+    return Read(measures, (loss, connectivity, cka, trace))
+
+
+def mean_of(catalog: Catalog, cell: Cell, metric: str, places: Sequence[str]) -> float | None:
+    """The mean of a metric over a cell's members, or else over pairs of them."""
+    own = [catalog.measured(v.id) for v in cell.seeds]
+    found = _quantity(metric, "", own, metric, places)
+    if found.mean is None:
+        pairs = [_group(catalog, a, b) for a, b in combinations(cell.seeds, 2)]
+        found = _quantity(metric, "", pairs, metric, places)
+    return found.mean
+
+
+def _quantity(
+    name: str,
+    what: str,
+    measured: Sequence[Sequence[MetricValue]],
+    metric: str,
+    places: Sequence[str],
+) -> Quantity:
+    """Of each member or pair, a metric at the first of some splits that it is known at."""
+    found = []
+    for values in measured:
+        known = {value.split: value for value in values if value.name == metric}
+        found += [known[place] for place in places if place in known][:1]
+    return Quantity(
+        name,
+        len(measured),
+        what,
+        tuple(value.value for value in found),
+        frozenset(json.dumps(dict(value.protocol), sort_keys=True) for value in found),
     )
 
 
-def of_member(version: Version, metric: str, places: Sequence[str]) -> float | None:
-    """A metric of a version at the first of some splits that it is known at."""
-    for place in places:
-        value = version.metrics.get(f"{metric}/{place}" if place else metric)
-        if value is not None:
-            return value
-    return None
-
-
-def of_set(rows: Sequence[Mapping[str, Any]], metric: str, places: Sequence[str]) -> float | None:
-    """A metric of a set at the first of some splits that it is known at.
-
-    Args:
-        rows: from `Catalog.group_metrics`.
-    """
-    values = {row["split"]: float(row["value"]) for row in rows if row["name"] == metric}
-    return next((values[place] for place in places if place in values), None)
-
-
-def _known(values: Any) -> list[float]:
-    return [value for value in values if value is not None]
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return fmean(values) if values else None
+def _group(catalog: Catalog, a: Version, b: Version) -> list[MetricValue]:
+    fields = ("name", "value", "split", "dataset", "protocol", "stderr", "environment", "tool")
+    rows = catalog.group_metrics([a.id, b.id])
+    return [MetricValue(**{key: row[key] for key in fields}) for row in rows]

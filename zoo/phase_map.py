@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import combinations
-from statistics import fmean
 from typing import TYPE_CHECKING
 
-from zoo.additions import number_in
 from zoo.errors import InvalidSelection, NotFound, did_you_mean
-from zoo.phase_cells import TRAIN, Cell, cells, configuration, of_member, of_set
+from zoo.phase_cells import NAMES, TRAIN, Cell, by_value, cells, configuration, mean_of
 from zoo.phases import UNASSIGNED
 from zoo.plots.phase_diagram import Diagram, Place, caption
 from zoo.plots.style import words
@@ -80,46 +77,43 @@ def phase_map(
     return Diagram(
         caption(x),
         caption(y),
-        _in_order({cell.tags[x] for cell in grouped}),
-        _in_order({cell.tags[y] for cell in grouped}),
+        sorted({cell.tags[x] for cell in grouped}, key=by_value),
+        sorted({cell.tags[y] for cell in grouped}, key=by_value),
         f"log {said}" if log else said,
         values,
         phases,
+        is_signed=not log and min(values.values()) < 0,
     )
 
 
 def _check_one_cell_a_place(versions: Sequence[Version], x: str, y: str) -> None:
-    seen: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    seen: dict[Place, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for version in versions:
         here = seen[version.tags[x], version.tags[y]]
         here["task"].add(str(version.task))
         for key in configuration(version):
-            here[f"tag.{key}"].add(version.tags[key])
+            here[key].add(version.tags[key])
     for (at_x, at_y), found in seen.items():
-        for key, values in sorted(found.items()):
-            if len(values) > 1:
-                shown = ", ".join(_in_order(values)[:6])
+        for key in sorted(found, key=lambda key: (key in NAMES, key)):
+            if len(found[key]) > 1:
+                values = sorted(found[key], key=by_value)
+                name = "task" if key == "task" else f"tag.'{key}'"
                 raise InvalidSelection(
-                    f"Versions with {x}={at_x} and {y}={at_y} differ in `{key}` as well: {shown}.",
+                    f"Versions with {x}={at_x} and {y}={at_y} differ in `{key}` as well: "
+                    f"{', '.join(values[:6])}.",
                     "A cell of the diagram is one configuration.",
-                    f"Keep one of them: --where \"{key} = '{_in_order(values)[0]}'\"",
+                    f"Keep one of them: --where \"{name} = '{values[0]}'\"",
                     key=key,
                 )
 
 
 def _mean(catalog: Catalog, cell: Cell, colour: str) -> float | None:
     name, _, split = colour.partition("/")
-    task = str(cell.task)
+    task = cell.task or ""
+    on_train = f"{task}:{TRAIN}"
     if colour == TRAIN_LOSS:
-        name, split = "loss", f"{task}:{TRAIN}"
-    places = (split,) if split else ("", task, f"{task}:{TRAIN}")
-    seeds = cell.seeds
-    found = [of_member(v, name, places) for v in seeds]
-    if all(value is None for value in found):
-        rows = [catalog.group_metrics([a.id, b.id]) for a, b in combinations(seeds, 2)]
-        found = [of_set(row, name, places) for row in rows]
-    known = [value for value in found if value is not None]
-    return fmean(known) if known else None
+        return mean_of(catalog, cell, "loss", [on_train])
+    return mean_of(catalog, cell, name, [split] if split else ["", task, on_train])
 
 
 def _metrics(registry: Registry, versions: Sequence[Version]) -> list[str]:
@@ -128,13 +122,3 @@ def _metrics(registry: Registry, versions: Sequence[Version]) -> list[str]:
         row["name"] for row in registry.catalog.group_metrics() if refs.issuperset(row["versions"])
     }
     return sorted({name for v in versions for name in v.metrics} | pairs | {TRAIN_LOSS})
-
-
-def _in_order(values: set[str]) -> list[str]:
-    """Numbers by value, then words."""
-
-    def key(value: str) -> tuple[bool, float, str]:
-        number = number_in(value)
-        return number is None, number or 0.0, value
-
-    return sorted(values, key=key)

@@ -34,7 +34,7 @@ def grid(registry: Registry) -> Callable[..., dict[tuple[str, str], list[Version
                     len(made) * 10 + seed,
                     tags={
                         "grow.width": width,
-                        "grow.batch_size": batch,
+                        "grow.batch": batch,
                         "grow.seed": str(seed),
                         "owner": f"seed-{seed}",
                     },

@@ -18,13 +18,13 @@ Grid = Callable[..., dict[tuple[str, str], list[Version]]]
 
 def labels(found: Assignment) -> dict[tuple[str, str], str]:
     return {
-        (one.cell.tags["grow.width"], one.cell.tags["grow.batch_size"]): one.label.phase
+        (one.cell.tags["grow.width"], one.cell.tags["grow.batch"]): one.label.phase
         for one in found.cells
     }
 
 
 def cell_of(found: Assignment, width: str, batch: str) -> Assigned:
-    tags = {"grow.batch_size": batch, "grow.width": width}
+    tags = {"grow.batch": batch, "grow.width": width}
     return next(one for one in found.cells if one.cell.tags == tags)
 
 
@@ -198,7 +198,7 @@ def test_what_is_not_measured_is_told_with_the_command(registry: Registry, grid:
     (line,) = advice(found.cells, "task = 'digits'", ())
     assert (
         "zoo measure --where \"task = 'digits'\" --metric mode_connectivity "
-        "--within grow.batch_size --within grow.width" == line
+        "--within grow.batch --within grow.width" == line
     )
 
 

@@ -15,13 +15,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MEANINGS = {
-    "I": "high loss, barrier",
-    "II": "high loss, no barrier",
-    "III": "low loss, barrier",
-    "IV-A": "connected, outputs differ",
-    "IV-B": "connected, outputs alike",
-    UNASSIGNED: "near a threshold, or not measured",
+    "I": "under-fitted, under-sized: high loss, barrier",
+    "II": "under-fitted: high loss, no barrier",
+    "III": "under-sized: low loss, barrier",
+    "IV-A": "over-fitted: low loss, no barrier, outputs differ",
+    "IV-B": "generalising: low loss, no barrier, outputs alike",
+    UNASSIGNED: "no label: near a threshold, or not measured",
 }
+_DIRECTIONS = {
+    "batch": "temperature falls \N{RIGHTWARDS ARROW}",
+    "lr": "temperature rises \N{RIGHTWARDS ARROW}",
+    "width": "load falls \N{RIGHTWARDS ARROW}",
+    "depth": "load falls \N{RIGHTWARDS ARROW}",
+    "data": "load rises \N{RIGHTWARDS ARROW}",
+    "label_noise": "load rises \N{RIGHTWARDS ARROW}",
+}
+"""What the literature calls the way along an axis, by the name that `zoo grow` gives it."""
 _MARKS = {UNASSIGNED: "?"}
 """What is written in a cell in place of the phase."""
 _MOST = 40
@@ -29,6 +38,7 @@ _MOST = 40
 
 Place = tuple[str, str]
 """A cell: its value of x, its value of y."""
+Line = tuple[tuple[float, float], tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,8 @@ class Diagram:
     """What the colours are."""
     values: Mapping[Place, float]
     phases: Mapping[Place, str]
+    is_signed: bool = False
+    """Whether 0 parts the values in two, and the colours with them."""
 
     def as_dict(self) -> dict[str, Any]:
         """The numbers drawn, ready for JSON."""
@@ -71,7 +83,7 @@ class Diagram:
 def phase_diagram(data: Diagram, *, title: str = "") -> Figure:
     """A heat map of a grid, with phases in its cells and lines between regions.
 
-    Grey cells have no value. Colours are about zero where any value is negative.
+    Grey cells have no value.
 
     Raises:
         InvalidRecipe: there is neither a value nor a phase.
@@ -85,9 +97,8 @@ def phase_diagram(data: Diagram, *, title: str = "") -> Figure:
     )
     known = cells[np.isfinite(cells)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-    about_zero = low < 0 < high
-    if about_zero:
-        high = max(-low, high)
+    if data.is_signed:
+        high = max(abs(low), abs(high)) or 1.0
         low = -high
     elif low == high:
         low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
@@ -101,7 +112,7 @@ def phase_diagram(data: Diagram, *, title: str = "") -> Figure:
     axes.set_facecolor(GRID)
     shades = axes.pcolormesh(
         np.ma.masked_invalid(cells),
-        cmap=DIVERGING if about_zero else SEQUENTIAL,
+        cmap=DIVERGING if data.is_signed else SEQUENTIAL,
         vmin=low,
         vmax=high,
         edgecolors="white",
@@ -127,8 +138,8 @@ def phase_diagram(data: Diagram, *, title: str = "") -> Figure:
         axes.annotate(
             key,
             (0, 0),
-            (0, -48),
-            xycoords="axes fraction",
+            (0, -12),
+            xycoords=("axes fraction", axes.xaxis.label),
             textcoords="offset points",
             va="top",
             color=FAINT,
@@ -164,27 +175,31 @@ def _letters(axes: Axes, data: Diagram, shades: Any) -> None:
 
 
 def _borders(axes: Axes, data: Diagram) -> None:
-    """Lines between neighbours of different phases."""
-    across: list[tuple[tuple[float, float], tuple[float, float]]] = []
+    """Lines between neighbours of different phases, thin ones where one of them has no label."""
+    clear: list[Line] = []
+    vague: list[Line] = []
     for j, x in enumerate(data.columns):
         for i, y in enumerate(data.rows):
             own = data.phases.get((x, y))
             if j + 1 < len(data.columns):
                 right = data.phases.get((data.columns[j + 1], y))
                 if own and right and own != right:
-                    across.append(((j + 1, i), (j + 1, i + 1)))
+                    lines = vague if UNASSIGNED in (own, right) else clear
+                    lines.append(((j + 1, i), (j + 1, i + 1)))
             if i + 1 < len(data.rows):
                 above = data.phases.get((x, data.rows[i + 1]))
                 if own and above and own != above:
-                    across.append(((j, i + 1), (j + 1, i + 1)))
+                    lines = vague if UNASSIGNED in (own, above) else clear
+                    lines.append(((j, i + 1), (j + 1, i + 1)))
     from matplotlib.collections import LineCollection
 
-    for colour, wide in (("white", 4.5), (INK, 2.2)):
+    for found, colour, wide in ((vague, INK, 0.9), (clear, "white", 4.5), (clear, INK, 2.2)):
         axes.add_collection(
-            LineCollection(across, colors=colour, linewidths=wide, capstyle="projecting")
+            LineCollection(found, colors=colour, linewidths=wide, capstyle="projecting")
         )
 
 
 def caption(tag: str) -> str:
-    """A tag as an axis calls it: `grow.batch_size` is `batch size`."""
-    return words(tag.rpartition(".")[2])
+    """A tag as an axis calls it: `grow.batch` is `batch (temperature falls ->)`."""
+    name = tag.rpartition(".")[2]
+    return words(name) + (f" ({_DIRECTIONS[name]})" if name in _DIRECTIONS else "")

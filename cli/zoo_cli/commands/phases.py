@@ -14,6 +14,8 @@ from zoo_cli.session import Session, pass_session
 from zoo_cli.units import moment, number
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from zoo.phase_assignment import Assigned, Assignment
 
 where_option = click.option(
@@ -32,7 +34,7 @@ def command() -> None:
 
     \b
         zoo phases assign --where "task = 'digits'" --set loss=0.2
-        zoo phases plot --x grow.batch_size --y grow.width --color train_loss --out map.svg
+        zoo phases plot --x grow.batch --y grow.width --color train_loss --out map.svg
     """
 
 
@@ -84,7 +86,7 @@ def assign(
     \b
         zoo evaluate --where "task = 'digits'" --split train
         zoo measure --where "task = 'digits'" --metric mode_connectivity --metric cka \\
-            --within grow.width --within grow.batch_size
+            --within grow.width --within grow.batch
         zoo phases assign --where "task = 'digits'" --dry-run
     """
     from zoo.phase_assignment import advice
@@ -107,6 +109,9 @@ def assign(
 
 
 def _show(found: Assignment, dry_run: bool) -> None:
+    from zoo.phase_cells import telling
+
+    keys = telling([one.cell for one in found.cells])
     show_table(
         [
             Column("phase", style="bold", whole=True),
@@ -120,7 +125,7 @@ def _show(found: Assignment, dry_run: bool) -> None:
             Column("log trace", right=True, spare=2),
             Column("why", style="dim", spare=5),
         ],
-        [_row(one) for one in found.cells],
+        [_row(one, keys) for one in found.cells],
     )
     limits = ", ".join(f"{name} {value:g}" for name, value in found.thresholds.as_dict().items())
     say(f"Rule {found.rule}: {limits}")
@@ -131,17 +136,19 @@ def _show(found: Assignment, dry_run: bool) -> None:
     if kept:
         shown = ", ".join(kept[:4]) + (", ..." if len(kept) > 4 else "")
         say(f"{len(kept)} keep the label that was asserted: {shown}; --force replaces it.")
+    for note in found.notes:
+        say(f"Note: {note}.")
     if dry_run:
         say("Nothing was written: --dry-run.")
 
 
-def _row(one: Assigned) -> list[str | None]:
+def _row(one: Assigned, keys: Sequence[str]) -> list[str | None]:
     m = one.read.measures
     values = (m.train_loss, m.connectivity, m.cka, m.log_trace)
     return [
         one.label.phase,
         f"{one.label.confidence:.0%}",
-        one.cell.name,
+        one.cell.name(keys),
         one.cell.task,
         str(m.members),
         *(None if value is None else f"{value:.3g}" for value in values),
@@ -214,7 +221,7 @@ def show(session: Session, rule: str | None, as_json: bool) -> None:
 
 @command.command("plot")
 @where_option
-@click.option("--x", metavar="TAG", required=True, help="Axis to the right: grow.batch_size.")
+@click.option("--x", metavar="TAG", required=True, help="Axis to the right: grow.batch.")
 @click.option("--y", metavar="TAG", required=True, help="Axis upwards: grow.width.")
 @click.option(
     "--color",
@@ -250,7 +257,7 @@ def plot(
     bears its phase. Thick lines lie between phases; `?` is a cell without a label.
 
     \b
-        zoo phases plot --x grow.batch_size --y grow.width --color hessian_trace --log \\
+        zoo phases plot --x grow.batch --y grow.width --color hessian_trace --log \\
             --out map.svg
     """
     from zoo.phase_map import phase_map
