@@ -16,7 +16,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Register": ("init", "register", "attach", "annotate", "alias", "rm"),
     "Look": ("ls", "show", "query", "path", "export"),
     "Merge": ("methods", "merge", "compress", "diff"),
-    "Measure": ("tasks", "evaluate", "measure", "leaderboard", "phases", "grow", "plot"),
+    "Measure": ("tasks", "evaluate", "measure", "leaderboard", "phases", "grow", "advise", "plot"),
     "Audit": ("lineage", "verify", "fsck", "gc"),
     "More": ("demo", "plugins", "completion"),
 }

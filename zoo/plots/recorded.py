@@ -33,11 +33,11 @@ def matrix_of(
     """A recorded metric of each pair of versions.
 
     Args:
-        split: which of several: a task, a part of the model. None for the value of the whole, or
-            the only one there is.
+        split: which of several: a task, a part of the model. None for what most pairs have; of
+            equals, the value of the whole.
     Raises:
         NotFound: no pair has it; says what would measure it.
-        InvalidRecipe: it is recorded for several splits, and none is named.
+        InvalidRecipe: it is recorded for several splits alike, and none is named.
     """
     known = {v.ref for v in versions}
     found: dict[str, dict[tuple[str, str], float]] = {}
@@ -49,15 +49,19 @@ def matrix_of(
             if row["name"] == metric:
                 a, b = members
                 found.setdefault(row["split"], {})[a, b] = row["value"]
-    chosen = split if split is not None else "" if "" in found else None
-    if chosen is None and len(found) > 1:
-        raise InvalidRecipe(
-            f"`{metric}` of these versions is recorded for {len(found)} tasks or parts:",
-            ", ".join(f"`{s}`" for s in sorted(found)) + ".",
-            f"Choose one: --split {min(found)}",
-            splits=sorted(found),
-        )
-    values = found.get(chosen, {}) if chosen is not None else next(iter(found.values()), {})
+    chosen = split
+    if split is None and found:
+        most = max(map(len, found.values()))
+        fullest = [s for s, known in found.items() if len(known) == most]
+        chosen = "" if "" in fullest else fullest[0]
+        if chosen and len(fullest) > 1:
+            raise InvalidRecipe(
+                f"`{metric}` of these versions is recorded for {len(fullest)} tasks or parts:",
+                ", ".join(f"`{s}`" for s in sorted(fullest)) + ".",
+                f"Choose one: --split {min(fullest)}",
+                splits=sorted(fullest),
+            )
+    values = found.get(chosen or "", {})
     if not values:
         place = f" for `{split}`" if split else ""
         near = did_you_mean(metric, sorted(names)) if names and metric not in names else ""

@@ -1,0 +1,152 @@
+"""What the registry knows of experts and pairs of them, as the advice wants it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from zoo.advice import METRICS, Advice, Expert, Pair, advise
+from zoo.errors import InvalidRecipe, NotFound
+
+if TYPE_CHECKING:
+    from zoo.records import Version
+    from zoo.registry import Registry
+
+_PARTS: dict[str, tuple[str, Callable[[Iterable[float]], float]]] = {
+    "cosine": ("task_vector_cosine", fmean),
+    "sign_agreement": ("sign_agreement", fmean),
+    "length_ratio": ("task_vector_norm_ratio", max),
+    "subspace_excess": ("subspace_overlap_excess", fmean),
+    "barrier": ("barrier", max),
+    "error_barrier": ("error_barrier", max),
+    "cka": ("cka", fmean),
+}
+"""Field of `Pair` -> the metric, and what makes one number of those on several tasks."""
+
+_OF_WEIGHTS = {"task_vectors"}
+"""Metrics that need no task."""
+
+
+def advise_on(
+    registry: Registry,
+    refs: Sequence[str] = (),
+    *,
+    where: str | None = None,
+    order_by: str | None = None,
+    limit: int | None = None,
+    tasks: Sequence[str] = (),
+    most: int = 10,
+) -> tuple[list[Advice], list[str]]:
+    """Which of these versions merge well together, from what is recorded; see `zoo.advice`.
+
+    Args:
+        refs, where: the candidates, by name or by a query; bases and artifacts that a query finds
+            are left out.
+        tasks: advise on sets with one expert for each.
+        most: sets to give.
+    Returns:
+        The sets, the most promising first; and the commands that measure what is not known of them.
+    Raises:
+        NotFound: no version fits, or no expert of a task.
+        InvalidRecipe: fewer than two experts.
+    """
+    experts, pairs = gathered(registry, candidates(registry, refs, where, order_by, limit))
+    found = advise(experts, pairs, tasks=tasks, most=most)
+    return found, measure_commands(found, experts, where)
+
+
+def candidates(
+    registry: Registry,
+    refs: Sequence[str],
+    where: str | None,
+    order_by: str | None,
+    limit: int | None,
+) -> list[Version]:
+    """The versions that are named or selected, each once.
+
+    Raises:
+        NotFound: none.
+    """
+    querying = not (where is None and order_by is None and limit is None)
+    if bool(refs) == querying:
+        raise InvalidRecipe("Name the experts, or select them by a query; one of the two.")
+    if refs:
+        return list({v.id: v for v in map(registry.get, refs)}.values())
+    selected = registry.select(where, order_by, limit)
+    found = [v for v in selected if v.kind in ("expert", "merge")]
+    if not found:
+        raise NotFound(
+            f"No expert fits `{where or 'everything'}`.",
+            "Experts and merges can be merged; bases and adapters are not looked at."
+            if selected
+            else "",
+            "Try the query with `zoo ls --where`.",
+            where=where,
+        )
+    return found
+
+
+def gathered(
+    registry: Registry, versions: Sequence[Version]
+) -> tuple[list[Expert], dict[frozenset[str], Pair]]:
+    """What is recorded of versions, and of each two of them."""
+    experts = [
+        Expert(
+            v.ref,
+            v.architecture,
+            v.base,
+            v.task,
+            v.phase,
+            v.metrics.get("accuracy", v.metrics.get(f"accuracy/{v.task}")),
+            v.metrics.get("task_vector_norm"),
+        )
+        for v in versions
+    ]
+    wanted = {metric for metric, _ in _PARTS.values()}
+    refs = {v.ref for v in versions}
+    measured: dict[frozenset[str], dict[str, dict[str, float]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    for row in registry.catalog.group_metrics():
+        members = row["versions"]
+        if len(members) == 2 and row["name"] in wanted and refs.issuperset(members):
+            measured[frozenset(members)][row["name"]][row["split"]] = row["value"]
+    return experts, {key: _pair(values) for key, values in measured.items()}
+
+
+def measure_commands(
+    advice: Sequence[Advice], experts: Sequence[Expert], where: str | None
+) -> list[str]:
+    """What measures what is missing in these sets; empty where nothing is that can be measured.
+
+    Experts of several tasks are compared on each of these.
+    """
+    missing = {METRICS[part] for one in advice for part in one.missing if part in METRICS}
+    refs = dict.fromkeys(ref for one in advice for ref in one.experts)
+    chosen = " ".join(refs) if where is None else f'--where "{where}"'
+    tasks = sorted({e.task for e in experts if e.ref in refs and e.task is not None})
+    found = []
+    if weights := missing & _OF_WEIGHTS:
+        found.append(f"zoo measure {chosen} {_named(weights)}")
+    if others := missing - _OF_WEIGHTS:
+        found += [f"zoo measure {chosen} {_named(others)} --task {t}" for t in tasks or ["TASK"]]
+    return found
+
+
+def _named(metrics: Iterable[str]) -> str:
+    return " ".join(f"--metric {m}" for m in sorted(metrics))
+
+
+def _pair(values: dict[str, dict[str, float]]) -> Pair:
+    found = {}
+    for part, (metric, one_of) in _PARTS.items():
+        known = values.get(metric, {})
+        # The value of the whole, else those of whole tasks; parts of a model do not count.
+        tasks = [v for split, v in known.items() if not {"/", ":"} & set(split)]
+        if "" in known:
+            found[part] = known[""]
+        elif tasks:
+            found[part] = one_of(tasks)
+    return Pair(**found)
