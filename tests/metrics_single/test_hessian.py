@@ -200,7 +200,7 @@ def test_a_tolerance_stops_the_trace_early() -> None:
 
     found = numerics.trace(loss, 300, generator, 0.1)
 
-    assert 10 <= found.count < 300
+    assert 10 <= found.repeats < 300
     assert found.stderr is not None
     assert found.stderr <= 0.1 * found.value
 

@@ -15,7 +15,7 @@ class Estimate(NamedTuple):
     value: float
     stderr: float | None
     """Standard error; None where it was not estimated, as from a single value."""
-    count: int
+    repeats: int
     """Values it is the mean of."""
 
 

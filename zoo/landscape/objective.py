@@ -162,7 +162,7 @@ class Objective:
             self._graph = last
 
     def _outputs(self, theta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        parts = theta.split([s.numel() for s in self.shapes.values()])
+        parts = torch.split(theta, [s.numel() for s in self.shapes.values()])
         named = {n: p.view(s) for (n, s), p in zip(self.shapes.items(), parts, strict=True)}
         outputs: torch.Tensor = functional_call(self._module, named, (x,))
         if self._task.labels:
