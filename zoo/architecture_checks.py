@@ -103,7 +103,7 @@ def check_eval_mode(case: Case) -> None:
         raise ArchitectureError("Run twice in eval mode, the outputs differ.")
     if len(case.inputs) < 2:
         raise ArchitectureError("Give inputs of two examples or more.")
-    alone = torch.cat([case.outputs(module, x) for x in case.inputs.split(1)])
+    alone = torch.cat([case.outputs(module, x[None]) for x in case.inputs])
     _near(case, whole, alone, "Outputs of a batch are not those of its examples alone")
 
 
@@ -151,7 +151,7 @@ def check_config(case: Case) -> None:
     """A configuration that says nothing, or has a key too many, is refused."""
     if not case.config.keys() - BESIDE:
         raise NotDeclared("the configuration has no keys of its own")
-    wrong = {"no keys": {"model_type": case.architecture.name}}
+    wrong: dict[str, Mapping[str, Any]] = {"no keys": {"model_type": case.architecture.name}}
     wrong["the unknown key `no_such_key`"] = {**case.config, "no_such_key": 1}
     for what, config in wrong.items():
         with suppress(InvalidCheckpoint):
