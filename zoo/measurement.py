@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -27,6 +27,7 @@ from zoo.errors import (
     ZooError,
     did_you_mean,
 )
+from zoo.measurement_cost import Costs
 from zoo.metric import Metric, metrics_named, parameters_of_each
 from zoo.progress import NoProgress, Progress
 from zoo.recording import recorded, splits
@@ -54,11 +55,17 @@ class Measurement:
     rules: Mapping[str, Any]
     """All that decides the values besides the versions."""
     known: tuple[MetricValue, ...] = ()
-    """What is recorded under just these rules; not empty means that nothing is to be done."""
+    """What is recorded under just these rules, as `Measured.values` tells it; not empty means that
+    nothing is to be done."""
 
     @property
     def refs(self) -> list[str]:
         return [v.ref for v in self.versions]
+
+    def unmeasured(self) -> Measured:
+        """What becomes of it, before anything has."""
+        task, split = (self.sample.task.name, self.sample.split) if self.sample else ("", "")
+        return Measured(self.metric.name, tuple(self.refs), task, split)
 
     @property
     def examples(self) -> int | None:
@@ -85,8 +92,13 @@ class Measured:
     metric: str
     versions: tuple[str, ...]
     """References, in the order of their digests."""
+    task: str = ""
+    """Empty for a metric of the weights alone, and where the failure is that there is none."""
+    split: str = ""
+    """Of the task."""
     values: tuple[MetricValue, ...] = ()
-    """As the registry keeps them; empty where it failed, or nothing could be told."""
+    """With their protocol; `split` is the part of the model, empty for the whole. Empty where it
+    failed, or nothing could be told."""
     was_known: bool = False
     """Whether nothing was computed: the values were there, with the same protocol."""
     seconds: float = 0.0
@@ -98,13 +110,14 @@ class Measured:
         return {
             "metric": self.metric,
             "versions": list(self.versions),
+            "task": self.task or None,
+            "split": self.split or None,
             "values": [
                 {
                     "name": v.name,
-                    "split": v.split,
+                    "part": v.split or None,
                     "value": v.value,
                     "stderr": v.stderr,
-                    "dataset": v.dataset,
                     "protocol": dict(v.protocol),
                 }
                 for v in self.values
@@ -151,14 +164,15 @@ def measure(
         seed=seed,
         device=device,
     )
+    costs = Costs(registry)
     done = []
     for one in asked:
         if isinstance(one, Measured):
             done.append(one)
         elif one.known and not force:
-            done.append(Measured(one.metric.name, tuple(one.refs), one.known, was_known=True))
+            done.append(replace(one.unmeasured(), values=one.known, was_known=True))
         else:
-            done.append(_done(registry, one, progress or NoProgress()))
+            done.append(_done(registry, one, progress, costs))
     return done
 
 
@@ -364,22 +378,28 @@ def _known(
     rules, such as the fifth of five layers where now there are four.
     """
     wanted = json.loads(json.dumps(rules))
-    place = splits(False, sample, metric.split, "")[0]
-    below = f"{place}/" if sample else ""
-    own = [
-        v
-        for v in _recorded(registry, [v.id for v in versions])
-        if v.protocol.get("metric") == metric.name
-        and (v.split == place or v.split.startswith(below))
-    ]
+    rows = _recorded(registry, [v.id for v in versions])
+    own = _parts((v for v in rows if v.protocol.get("metric") == metric.name), metric, sample)
 
     def fits(value: MetricValue) -> bool:
         return all(value.protocol.get(key) == wanted[key] for key in wanted)
 
-    decisive = [v for v in own if v.split == place] or own
+    decisive = [v for v in own if not v.split] or own
     if not all(fits(v) for v in decisive):
         return ()
     return tuple(v for v in own if fits(v))
+
+
+def _parts(rows: Iterable[MetricValue], metric: Metric, sample: Sample | None) -> list[MetricValue]:
+    """The values among those of a set that are about this sample, each with its part as split."""
+    if sample is None:
+        return list(rows)
+    place = splits(False, sample, metric.split, "")[0]
+    return [
+        replace(v, split=v.split[len(place) + 1 :])
+        for v in rows
+        if v.split == place or v.split.startswith(f"{place}/")
+    ]
 
 
 def _recorded(registry: Registry, ids: Sequence[int]) -> list[MetricValue]:
@@ -392,26 +412,30 @@ def _recorded(registry: Registry, ids: Sequence[int]) -> list[MetricValue]:
     ]
 
 
-def _done(registry: Registry, asked: Measurement, progress: Progress) -> Measured:
+def _done(
+    registry: Registry, asked: Measurement, progress: Progress | None, costs: Costs
+) -> Measured:
     """Compute and record one measurement; a failure is told in what is returned."""
-    done = Measured(asked.metric.name, tuple(asked.refs))
+    done = asked.unmeasured()
     began = time.perf_counter()
-    progress.start(
-        round((asked.examples or 0) * asked.passes),
-        f"{asked.metric.name} of {', '.join(asked.refs)}",
-    )
+    watched = progress or NoProgress()
     try:
+        label = f"{asked.metric.name} of {', '.join(asked.refs)}"
+        if progress is not None and (seconds := costs.seconds(asked)) is not None:
+            label += f", at most about {seconds:.2g} s"
+        watched.start(round((asked.examples or 0) * asked.passes), label)
         with ExitStack() as stack:
             models = subjects(registry, asked.refs, stack)
-            sample = asked.sample and replace(asked.sample, progress=progress)
+            sample = asked.sample and replace(asked.sample, progress=watched)
             found = compute(asked.metric, models, sample, asked.parameters)
-            values = recorded(found, models, sample, asked.metric.split, asked.rules)
-        _record(registry, asked.versions, values)
+            rows = recorded(found, models, sample, asked.metric.split, asked.rules)
+        _record(registry, asked.versions, rows)
     except ZooError as error:
         return replace(done, error=error, seconds=time.perf_counter() - began)
     finally:
-        progress.done()
-    return replace(done, values=tuple(values), seconds=time.perf_counter() - began)
+        watched.done()
+    values = tuple(_parts(rows, asked.metric, asked.sample))
+    return replace(done, values=values, seconds=time.perf_counter() - began)
 
 
 def compute(

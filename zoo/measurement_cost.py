@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from zoo.single_thread import single_threaded_torch
 from zoo.subjects import subjects
 
 if TYPE_CHECKING:
@@ -32,21 +33,22 @@ class Costs:
         if asked.sample is None or asked.examples is None or not asked.passes:
             return None
         version = asked.versions[0]
-        key = (version.architecture, version.parameters, tuple(asked.sample.protocol.items()))
+        sample = asked.sample
+        key = (version.architecture, version.parameters, sample.task.name, sample.batch)
         if key not in self._seconds:
             self._seconds[key] = self._one_batch(asked)
-        batches = math.ceil(asked.examples / asked.sample.batch)
+        batches = math.ceil(asked.examples / sample.batch)
         return self._seconds[key] * batches * asked.passes
 
     def _one_batch(self, asked: Measurement) -> float:
-        """Seconds of one batch, forward and backward; the faster of two."""
+        """Seconds of one batch, forward and backward; the fastest of three."""
         assert asked.sample is not None
         taken = []
-        with ExitStack() as stack:
+        with ExitStack() as stack, single_threaded_torch():
             (model,) = subjects(self._registry, asked.refs[:1], stack)
             module = model.module(asked.sample.device)
             x, y = next(iter(asked.sample.batches()))
-            for _ in range(2):
+            for _ in range(3):
                 began = time.perf_counter()
                 asked.sample.loss(module(x), y).backward()  # type: ignore[no-untyped-call]
                 taken.append(time.perf_counter() - began)

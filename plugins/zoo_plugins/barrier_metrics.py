@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Ge
 
@@ -27,7 +27,8 @@ NormExamples = Annotated[
         "barrier_over_mean": "largest loss minus the mean of the two ends, nats",
         "barrier_over_worse": "largest loss minus that of the worse end, nats",
         "midpoint_barrier": "rise of the loss above the chord half way, nats",
-        "barrier_position": "place of the largest rise, from the nearer end, 0 to 0.5",
+        "barrier_position": "place of the largest rise, from the nearer end, 0 to 0.5; told where "
+        "there is a barrier",
         "error_barrier": "largest rise of the share of wrong answers above its chord, 0 to 1",
         "midpoint_error_barrier": "rise of the share of wrong answers half way, -1 to 1",
     },
@@ -44,7 +45,7 @@ def barrier(
 
         barrier = max over t of  L((1-t) A + t B) - ((1-t) L(A) + t L(B)),    at least 0
 
-    `midpoint_barrier` exists for an odd number of points only. BatchNorm's statistics are estimated
+    The midpoint is told for an odd number of points only. BatchNorm's statistics are estimated
     anew at every position, ends too. Two models are held to be connected where the error barrier is
     below 0.02.
 
@@ -58,26 +59,22 @@ def barrier(
     module, (a, b) = opened_ends(models, sample.device)
     norms = p.norm_sample(sample, norm_examples)
     found = p.line(module, (a, b), p.even_positions(points), sample, norms)
-    yield from _loss_values(found)
-    if found.error is not None:
-        highest = p.barrier(found.at, found.error, found.batch_error, found.sizes)
-        yield MetricValue("error_barrier", highest.height, stderr=highest.stderr)
-        if points % 2:
-            yield MetricValue("midpoint_error_barrier", p.rises(found.at, found.error)[points // 2])
-
-
-def _loss_values(found: Any) -> Iterator[MetricValue]:
-    from zoo.paths import profile as p
-
+    middle = points // 2 if points % 2 else None
     loss = found.loss
-    highest = p.barrier(found.at, loss, found.batch_loss, found.sizes)
-    at = found.at[highest.index]
+    highest = p.barrier(found.at, loss, found.loss_parts)
     yield MetricValue("barrier", highest.height, stderr=highest.stderr)
-    yield MetricValue("barrier_position", min(at, 1 - at))
+    if highest.height:
+        at = found.at[highest.index]
+        yield MetricValue("barrier_position", min(at, 1 - at))
     yield MetricValue("barrier_over_mean", max(loss) - (loss[0] + loss[-1]) / 2)
     yield MetricValue("barrier_over_worse", max(loss) - max(loss[0], loss[-1]))
-    if len(found.at) % 2:
-        yield MetricValue("midpoint_barrier", p.rises(found.at, loss)[len(found.at) // 2])
+    if middle:
+        yield MetricValue("midpoint_barrier", p.rises(found.at, loss)[middle])
+    if found.error is not None:
+        highest = p.barrier(found.at, found.error, found.error_parts)
+        yield MetricValue("error_barrier", highest.height, stderr=highest.stderr)
+        if middle:
+            yield MetricValue("midpoint_error_barrier", p.rises(found.at, found.error)[middle])
 
 
 @metric(
@@ -120,12 +117,12 @@ def set_barrier(
     # The models themselves, then their mean: a path of n + 1 stops.
     stops = [[float(i == j) for j in range(n)] for i in range(n)] + [[1 / n] * n]
     center = p.along(module, lambda i: mixed(states, stops[int(i)]), range(n + 1), sample, norms)
-    share = dict.fromkeys(range(n), -1 / n)
-    spread = p.deviation(center.batch_loss, center.sizes, share, n)
-    yield MetricValue("simplex_barrier", center.loss[n] - sum(center.loss[:n]) / n, stderr=spread)
-    if center.error is not None:
-        spread = p.deviation(center.batch_error, center.sizes, share, n)
+    weights = {n: 1.0} | dict.fromkeys(range(n), -1 / n)
+    value = center.loss[n] - sum(center.loss[:n]) / n
+    yield MetricValue("simplex_barrier", value, stderr=center.loss_parts.deviation(weights))
+    if center.error is not None and center.error_parts is not None:
         value = center.error[n] - sum(center.error[:n]) / n
+        spread = center.error_parts.deviation(weights)
         yield MetricValue("simplex_error_barrier", value, stderr=spread)
     at = p.even_positions(points)
     lines = [p.line(module, pair, at, sample, norms) for pair in combinations(states, 2)]

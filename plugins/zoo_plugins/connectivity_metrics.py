@@ -11,6 +11,9 @@ from annotated_types import Ge, Gt, Interval
 from zoo import MetricValue, Sample, Subject, hookimpl
 from zoo.metric import Metric, metric
 
+PERCENT = 100
+"""The published values are errors in percent."""
+
 
 @metric(
     "mode_connectivity",
@@ -56,6 +59,7 @@ def mode_connectivity(
     Memory: two models and three times each inner point.
     Source: Garipov et al. 2018, arXiv:1802.10026 (the curve); Yang et al. 2021, arXiv:2107.11228
         (the signed value).
+    Departs: the ends are no candidates for t*, see `zoo.paths.curve`; dropout is off in training.
     """
     from zoo.paths import profile as p
     from zoo.paths.curve import CurveTraining, length_mean, signed_connectivity, train_curve
@@ -68,21 +72,21 @@ def mode_connectivity(
     at = p.even_positions(points)
     found = p.along(module, curve, at, sample, p.norm_sample(sample, norm_examples))
     states = [curve(t) for t in at]
-    curves = [
-        ("loss_connectivity", "curve_barrier", "curve_loss", 1.0, found.loss, found.batch_loss)
-    ]
-    if found.error is not None:
-        names = "mode_connectivity", "curve_error_barrier", "curve_error"
-        curves.append((*names, 100.0, found.error, found.batch_error))
-    for connectivity, barrier, mean, scale, values, batches in curves:
+    last = len(at) - 1
+    losses = "loss_connectivity", "curve_barrier", "curve_loss"
+    errors = "mode_connectivity", "curve_error_barrier", "curve_error"
+    for names, unit, values, parts in (
+        (losses, 1, found.loss, found.loss_parts),
+        (errors, PERCENT, found.error, found.error_parts),
+    ):
+        if values is None or parts is None:
+            continue
         value, index = signed_connectivity(values)
-        spread = p.deviation(batches, found.sizes, {0: -0.5, len(at) - 1: -0.5}, index)
-        yield MetricValue(
-            connectivity, scale * value, stderr=None if spread is None else scale * spread
-        )
-        highest = p.barrier(at, values, batches, found.sizes)
-        yield MetricValue(barrier, highest.height, stderr=highest.stderr)
-        yield MetricValue(mean, length_mean(states, values))
+        spread = parts.deviation({0: 0.5, last: 0.5, index: -1})
+        yield MetricValue(names[0], unit * value, stderr=None if spread is None else unit * spread)
+        highest = p.barrier(at, values, parts)
+        yield MetricValue(names[1], highest.height, stderr=highest.stderr)
+        yield MetricValue(names[2], length_mean(states, values))
 
 
 @hookimpl

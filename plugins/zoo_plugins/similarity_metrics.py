@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
-from zoo import MetricValue, Sample, Subject, ZooError, hookimpl
+from zoo import MetricValue, Sample, Subject, hookimpl
 from zoo.errors import InvalidRecipe, did_you_mean
 from zoo.metric import Metric, metric
 
@@ -312,23 +312,27 @@ def disagreement(models: Sequence[Subject], sample: Sample) -> Iterator[MetricVa
     """
     import torch
 
+    from zoo.paths.profile import answers
     from zoo.scores import check_outputs
 
-    if not sample.task.labels:
-        raise ZooError(
-            f"Task `{sample.task.name}` has no labels.",
-            "Disagreement compares answers among labels.",
-            "Measure `cka` instead.",
-        )
     modules = [m.module(sample.device) for m in models]
     found: list[Comparison] = []
     with torch.inference_mode():
         for x, y in sample.batches():
             sample.progress.advance(len(x))  # the second model
-            outputs = [module(x) for module in modules]
-            for logits in outputs:
-                check_outputs(sample.task, logits)
-            found.append(compare(outputs[0].double(), outputs[1].double(), y))
+            rows = []
+            for module in modules:
+                outputs = module(x)
+                if sample.task.labels and y.ndim == 1:
+                    check_outputs(sample.task, outputs)
+                rows.append(answers(outputs, y))
+            if rows[0] is None or rows[1] is None:
+                raise InvalidRecipe(
+                    f"The targets of task `{sample.task.name}` are no labels.",
+                    "Disagreement compares answers among labels.",
+                    "Measure `cka` instead.",
+                )
+            found.append(compare(rows[0][0].double(), rows[1][0].double(), rows[0][1]))
     yield from _disagreement_values(found)
 
 

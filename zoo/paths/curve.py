@@ -143,14 +143,16 @@ def rate(done: float) -> float:
 
 
 def signed_connectivity(values: Sequence[float]) -> tuple[float, int]:
-    """(mc, index): the mean of the ends minus the value that lies farthest from it.
+    """(mc, index): the mean of the ends minus the value between them that lies farthest from it.
 
     Negative where the curve rises over a barrier, positive where it passes below its ends.
 
     Source: Yang et al. 2021, arXiv:2107.11228, section 2.
+    Departs: the ends, which both lie equally far from their mean, are no candidates: where they are
+        farthest, rounding would choose the sign.
     """
     middle = (values[0] + values[-1]) / 2
-    index = max(range(len(values)), key=lambda i: abs(middle - values[i]))
+    index = max(range(1, len(values) - 1), key=lambda i: abs(middle - values[i]))
     return middle - values[index], index
 
 

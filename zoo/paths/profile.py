@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 NORM_EXAMPLES = 2048
 """Training examples that BatchNorm's statistics are estimated on by default, at each point."""
+IGNORED = -100
+"""The target that torch's cross-entropy passes over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +34,43 @@ class Profile:
     loss: tuple[float, ...]
     """Mean loss, in the task's unit (nats where it has labels)."""
     error: tuple[float, ...] | None
-    """Share of wrong answers, 0 to 1; None for a task of no labels."""
-    sizes: tuple[int, ...] = ()
-    """Examples of each batch."""
-    batch_loss: tuple[tuple[float, ...], ...] = ()
-    """Mean loss of each batch, by point."""
-    batch_error: tuple[tuple[float, ...], ...] = ()
-    """The same of the error; empty for a task of no labels."""
+    """Share of wrong answers, 0 to 1; None where targets are no labels."""
+    loss_parts: Parts
+    """What the losses are means of."""
+    error_parts: Parts | None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Values of a path on parts of the sample: single answers, or else batches."""
+
+    values: torch.Tensor
+    """Mean over each part, shape (positions, parts), float64."""
+    sizes: torch.Tensor
+    """Answers or examples of each part, shape (parts,), float64."""
+
+    def means(self) -> tuple[float, ...]:
+        """Mean over the whole sample, by position."""
+        return tuple((self.values @ self.sizes / self.sizes.sum()).tolist())
+
+    def deviation(self, weights: Mapping[int, float]) -> float | None:
+        """Standard error of sum_i weights_i v(i), i a position's index, paired over the parts.
+
+        With w_b the share of part b of the sample, d_b its value of the sum, d their mean and
+        B the number of parts:  sqrt( B / (B-1) * sum_b (w_b (d_b - d))^2 ).
+
+        Returns:
+            None with fewer than two parts.
+        """
+        import torch
+
+        count = len(self.sizes)
+        if count < 2:
+            return None
+        shares = self.sizes / self.sizes.sum()
+        each = sum((w * self.values[i] for i, w in weights.items()), torch.zeros(count).double())
+        spread = (shares * (each - each @ shares)).square().sum()
+        return math.sqrt(count / (count - 1) * float(spread))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +82,8 @@ class Barrier:
     index: int
     """Which point rises most."""
     stderr: float | None = None
-    """Of the rise at that point over samples of examples; None at an end, or with fewer than two
-    batches."""
+    """Of the rise at that point over samples of examples; None at an end, or where parts are not
+    told."""
 
 
 def even_positions(points: int) -> list[float]:
@@ -83,35 +116,48 @@ def along(
     import torch
 
     sizes: list[int] = []
-    losses: list[tuple[float, ...]] = []
-    errors: list[tuple[float, ...]] = []
+    losses: list[torch.Tensor] = []
+    errors: list[torch.Tensor] = []
+    is_known: bool | None = None  # the loss of each answer
     for t in at:
         module.load_state_dict(dict(path(t)))
         module.eval()
         if norms is not None and has_statistics(module):
             reestimate(module, (x for x, _ in norms.batches()))
-        loss: list[float] = []
-        error: list[float] = []
-        sizes = []
+        sizes, loss, error = [], [], []
         with torch.inference_mode():
             for x, y in sample.batches():
                 outputs = module(x)
-                if sample.task.labels:
+                if sample.task.labels and y.ndim == 1:
                     check_outputs(sample.task, outputs)
-                    error.append(float((outputs.argmax(1) != y).double().mean()))
                 sizes.append(len(x))
-                loss.append(float(sample.loss(outputs, y)))
+                mean = sample.loss(outputs, y)
+                rows = answers(outputs, y)
+                if rows is not None:
+                    error.append((rows[0].argmax(1) != rows[1]).double().cpu())
+                if is_known is None:
+                    is_known = rows is not None and bool(_each(*rows).mean().isclose(mean))
+                each = _each(*rows) if is_known and rows else mean.reshape(1)
+                loss.append(each.double().cpu())
         if not sizes:
             raise InvalidTask(f"Split `{sample.split}` of `{sample.task.name}` has no examples.")
-        losses.append(tuple(loss))
-        errors.append(tuple(error))
+        losses.append(torch.cat(loss))
+        errors += [torch.cat(error)] if error else []
+    values = torch.stack(losses)
+    loss_parts = Parts(
+        values,
+        values.new_ones(values.shape[1]) if is_known else torch.tensor(sizes).to(values),
+    )
+    error_parts = None
+    if errors:
+        wrong = torch.stack(errors)
+        error_parts = Parts(wrong, wrong.new_ones(wrong.shape[1]))
     return Profile(
         tuple(at),
-        tuple(_mean(loss, sizes) for loss in losses),
-        tuple(_mean(error, sizes) for error in errors) if sample.task.labels else None,
-        tuple(sizes),
-        tuple(losses),
-        tuple(errors) if sample.task.labels else (),
+        loss_parts.means(),
+        error_parts.means() if error_parts else None,
+        loss_parts,
+        error_parts,
     )
 
 
@@ -139,54 +185,38 @@ def rises(at: Sequence[float], values: Sequence[float]) -> list[float]:
     return [v - ((1 - t) * values[0] + t * values[-1]) for t, v in ends]
 
 
-def barrier(
-    at: Sequence[float],
-    values: Sequence[float],
-    batches: Sequence[Sequence[float]] = (),
-    sizes: Sequence[int] = (),
-) -> Barrier:
+def barrier(at: Sequence[float], values: Sequence[float], parts: Parts | None = None) -> Barrier:
     """The largest rise above the chord, max over t of v(t) - ((1-t) v(0) + t v(1)), at least 0.
 
     Args:
         at: positions from 0 to 1, both ends among them.
-        batches, sizes: of a `Profile`, for the standard error.
+        parts: what the values are means of, for the standard error.
     Source: Frankle et al. 2020, arXiv:1912.05671, section 2; Entezari et al. 2022,
         arXiv:2110.06296, section 2.
     """
     heights = rises(at, values)
-    index = max(range(len(heights)), key=heights.__getitem__)
+    last = len(at) - 1
+    index = max(range(len(at)), key=heights.__getitem__)
     t = at[index]
     spread = None
-    if batches and 0 < index < len(at) - 1:
-        spread = deviation(batches, sizes, {0: t - 1, len(at) - 1: -t}, index)
+    if parts is not None and 0 < index < last:
+        spread = parts.deviation({0: t - 1, last: -t, index: 1})
     return Barrier(max(0.0, heights[index]), index, spread)
 
 
-def deviation(
-    batches: Sequence[Sequence[float]],
-    sizes: Sequence[int],
-    weights: Mapping[int, float],
-    index: int,
-) -> float | None:
-    """Standard error of v(index) + sum_i weights_i v(i), paired over the batches.
-
-    With w_b the share of batch b among all examples, d_b its value of the sum, d their mean and B
-    the number of batches:  sqrt( B / (B-1) * sum_b (w_b (d_b - d))^2 ).
-
-    Returns:
-        None with fewer than two batches.
-    """
-    if len(sizes) < 2:
+def answers(
+    outputs: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Logits (n, classes) and labels (n,) of a batch, one row for each answer: an example, or a
+    token that is not ignored (-100). None where the targets are no labels."""
+    if targets.is_floating_point() or outputs.ndim != targets.ndim + 1:
         return None
-    all_weights = dict(weights)
-    all_weights[index] = all_weights.get(index, 0.0) + 1.0
-    total = sum(sizes)
-    each = [sum(w * batches[i][b] for i, w in all_weights.items()) for b in range(len(sizes))]
-    mean = _mean(each, sizes)
-    spread = sum((n / total * (d - mean)) ** 2 for d, n in zip(each, sizes, strict=True))
-    return float((len(sizes) / (len(sizes) - 1) * spread) ** 0.5)
+    rows, wanted = outputs.flatten(0, -2), targets.flatten()
+    asked = wanted != IGNORED
+    return (rows, wanted) if asked.all() else (rows[asked], wanted[asked])
 
 
-def _mean(values: Sequence[float], sizes: Sequence[int]) -> float:
-    """Mean over examples, from the means of batches."""
-    return sum(v * n for v, n in zip(values, sizes, strict=True)) / sum(sizes)
+def _each(rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    from torch.nn.functional import cross_entropy
+
+    return cross_entropy(rows, targets, reduction="none")

@@ -106,6 +106,7 @@ def _show(done: Sequence[Measured]) -> None:
         [
             value.name,
             " ".join(one.versions),
+            _place(one),
             value.split,
             number(value.value),
             "" if value.stderr is None else number(value.stderr),
@@ -119,7 +120,8 @@ def _show(done: Sequence[Measured]) -> None:
             [
                 Column("value of", style="bold"),
                 Column("versions"),
-                Column("split"),
+                Column("on"),
+                Column("part"),
                 Column("value", right=True, whole=True),
                 Column("stderr", right=True, spare=1),
                 Column("", style="dim", spare=2),
@@ -132,6 +134,10 @@ def _show(done: Sequence[Measured]) -> None:
             say(click.style("error: ", fg="red", bold=True) + f"{one.metric} {names}: {one.error}")
         elif not one.values:
             say(f"{one.metric} {names}: no value could be told")
+
+
+def _place(one: Measured) -> str:
+    return one.task if one.split in ("", "test") else f"{one.task}:{one.split}"
 
 
 def _show_plan(
