@@ -148,14 +148,14 @@ def _steepest(slope: torch.Tensor, norm: Norm) -> torch.Tensor:
     """The direction of norm 1 that rises most."""
     if norm == "inf":
         return slope.sign()
-    return slope / (dot(slope, slope) ** 0.5 + _TINY)
+    return slope / (math.sqrt(dot(slope, slope)) + _TINY)
 
 
 def _project(u: torch.Tensor, rho: float, norm: Norm) -> torch.Tensor:
     """The nearest place of the ball."""
     if norm == "inf":
         return u.clamp(-rho, rho)
-    size = dot(u, u) ** 0.5
+    size = math.sqrt(dot(u, u))
     return u.mul(rho / size) if size > rho else u
 
 
