@@ -6,9 +6,11 @@ import os
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from zoo.inputs import Input, Opener
+from zoo.loading import load
 from zoo.register import architecture_of
 from zoo.subject import Subject
 
@@ -40,12 +42,17 @@ def _subject(registry: Registry, found: Input) -> Subject:
     model = found.model
     config = model.checkpoint.opened.config or {}
     name = found.version.architecture if found.version else architecture_of(config)
+    architecture = registry.plugins.architecture(name, config)
+    make = model.module
+    if architecture is not None and not model.checkpoint.opened.weight_files:
+        # A pickle, which architectures do not read: it is loaded by way of a safetensors file.
+        make = partial(load, model.label, registry=registry)
     return Subject(
         label=model.label,
         digest=model.digest,
         checkpoint=model.checkpoint,
         config=config,
-        architecture=registry.plugins.architecture(name, config),
+        architecture=architecture,
         version=found.version,
-        make=model.module,
+        make=make,
     )
