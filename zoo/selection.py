@@ -246,6 +246,9 @@ class _Compiler:
 
         if depth > DEEPEST:
             raise self._error(f"It is nested more than {DEEPEST} levels deep.")
+        # A parser may say in a flag of a node what it said in a node of its own before.
+        if any(node.args[key] for key in node.args.keys() - _UNDERSTOOD):
+            raise self._refused(node)
         down = depth + 1
         match node:
             case exp.Paren():
@@ -264,6 +267,8 @@ class _Compiler:
             case exp.EQ() | exp.NEQ() | exp.LT() | exp.LTE() | exp.GT() | exp.GTE():
                 return self._comparison(node, positive, down)
             case exp.Like() | exp.ILike():
+                if node.args.get("negate"):
+                    return not_(self._like(node, False, down))
                 return self._like(node, positive, down)
             case exp.Boolean():
                 return true() if node.this else false()
@@ -534,6 +539,9 @@ class _Compiler:
         shown = self._text if len(self._text) <= 200 else self._text[:200] + "..."
         return InvalidSelection(f"Cannot select by `{shown}`.", why, how, selection=self._text)
 
+
+_UNDERSTOOD = {"this", "expression", "expressions", "low", "high", "negate", "table", "db"}
+"""Arguments of a condition that its compiler looks at."""
 
 _TESTS: dict[str, Callable[[Any, Any], Any]] = {
     "EQ": lambda a, b: a == b,

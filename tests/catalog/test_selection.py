@@ -61,6 +61,11 @@ def zoo(shared_catalog: Catalog) -> Iterator[Catalog]:
         ("alias = 'good' and alias != 'best'", ["expert-2@1"]),
         ("'good' = alias and 'best' != alias", ["expert-2@1"]),
         ("alias like 'b%'", ["expert-1@1"]),
+        (
+            "name like 'expert-1' and alias not like 'b%'",
+            ["expert-1@2", "expert-1@3", "expert-1@4"],
+        ),
+        ("name not like 'e%' and name not ilike 'B%' and kind = 'merge'", ["mix@1"]),
         ("alias is not null", ["expert-1@1", "expert-2@1"]),
         ("alias is null and name in ('expert-1', 'expert-2') and version = 1", []),
         ("not alias = 'best' and name = 'expert-1'", [f"expert-1@{i}" for i in (2, 3, 4)]),
@@ -373,11 +378,12 @@ def comparisons() -> st.SearchStrategy[Expression]:
             st.lists(value, min_size=1, max_size=3),
         )
         between = st.builds(
-            lambda x, low, high: (
-                f"{x[0]} between {quoted(low)} and {quoted(high)}",
-                lambda v: null(lambda a: low <= a <= high, x[1](v)),
+            lambda x, negated, low, high: (
+                f"{x[0]} {negated}between {quoted(low)} and {quoted(high)}",
+                lambda v: null(lambda a: (low <= a <= high) != bool(negated), x[1](v)),
             ),
             names,
+            st.sampled_from(["", "not "]),
             value,
             value,
         )
@@ -392,11 +398,12 @@ def comparisons() -> st.SearchStrategy[Expression]:
         return compare | two | among | between | absent
 
     like = st.builds(
-        lambda x, pattern: (
-            f"{x[0]} like {quoted(pattern)}",
-            lambda v: null(lambda a: like_matches(pattern, a), x[1](v)),
+        lambda x, negated, pattern: (
+            f"{x[0]} {negated}like {quoted(pattern)}",
+            lambda v: null(lambda a: like_matches(pattern, a) != bool(negated), x[1](v)),
         ),
         names_of_text(),
+        st.sampled_from(["", "not "]),
         st.sampled_from(["%", "ma%", "%e%", "_V", "10\\%%", "BLUE", "%\\_a", ""]),
     )
     tag_numbers = st.builds(
