@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import quantiles
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InvalidRecipe, InvalidSelection, NotFound, did_you_mean
@@ -213,13 +213,15 @@ def _relative(key: str, word: str, limits: Thresholds, found: Sequence[Read]) ->
     """A threshold that is told from the cells themselves.
 
     `cka=midpoint`: half way between the least and the greatest CKA of cells of low loss without a
-    barrier. `loss=median`: of the cells' train losses.
+    barrier. `loss=median`: half way from the middle train loss to the next, so that no cell lies on
+    it; of 9 cells, 5 are low then.
     """
     if (key, word) == ("loss", MEDIAN):
         losses = [r.measures.train_loss for r in found if r.measures.train_loss is not None]
         if len(losses) < 2:
             raise _too_few(key, word, len(losses), "train loss")
-        return quantiles(losses, n=2)[0]
+        middle = (len(losses) - 1) // 2
+        return fmean(sorted(losses)[middle : middle + 2])
     if (key, word) == ("cka", MIDPOINT):
         alike = [
             m.cka

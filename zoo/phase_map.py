@@ -18,16 +18,13 @@ if TYPE_CHECKING:
     from zoo.records import Version
     from zoo.registry import Registry
 
-TRAIN_LOSS = "train_loss"
-"""The metric `loss` on the split `train` of each version's task."""
-
 
 def phase_map(
     registry: Registry,
     *,
     x: str,
     y: str,
-    colour: str,
+    colour: str | None = None,
     where: str | None = None,
     log: bool = False,
 ) -> Diagram:
@@ -35,8 +32,9 @@ def phase_map(
 
     Args:
         x, y: tags, such as `grow.batch_size` (temperature) and `grow.width` (load).
-        colour: a metric of versions (`accuracy`, `loss/digits:train`, `train_loss`) or of pairs
-            (`mode_connectivity`, `cka`); the mean over a cell's members, or over pairs of them.
+        colour: a metric of versions (`accuracy`, `loss/digits:train`) or of pairs
+            (`mode_connectivity`, `cka`); the mean over a cell's members, or over pairs of them. By
+            default the loss on the split `train`, by which phases are told.
         where: the versions; all that have both tags by default.
         log: natural logarithm of the mean; cells where it is not above 0 have no value.
     Raises:
@@ -68,11 +66,14 @@ def phase_map(
             phases[place] = str(labels.pop()) if len(labels) == 1 else UNASSIGNED
     if not values:
         raise NotFound(
-            f"None of the {len(versions)} versions has a value of `{colour}` to draw.",
-            how=did_you_mean(colour, _metrics(registry, versions)),
+            f"None of the {len(versions)} versions has a value of `{colour or 'loss'}` "
+            f"{'' if colour else 'on the split `train` '}to draw.",
+            how=did_you_mean(colour, _metrics(registry, versions))
+            if colour
+            else "zoo evaluate --where ... --split train",
             metric=colour,
         )
-    name, _, split = colour.partition("/")
+    name, _, split = (colour or "train_loss").partition("/")
     said = words(name) + (f", {split}" if split else "")
     return Diagram(
         caption(x),
@@ -107,12 +108,12 @@ def _check_one_cell_a_place(versions: Sequence[Version], x: str, y: str) -> None
                 )
 
 
-def _mean(catalog: Catalog, cell: Cell, colour: str) -> float | None:
-    name, _, split = colour.partition("/")
+def _mean(catalog: Catalog, cell: Cell, colour: str | None) -> float | None:
     task = cell.task or ""
     on_train = f"{task}:{TRAIN}"
-    if colour == TRAIN_LOSS:
+    if colour is None:
         return mean_of(catalog, cell, "loss", [on_train])
+    name, _, split = colour.partition("/")
     return mean_of(catalog, cell, name, [split] if split else ["", task, on_train])
 
 
@@ -121,4 +122,4 @@ def _metrics(registry: Registry, versions: Sequence[Version]) -> list[str]:
     pairs = {
         row["name"] for row in registry.catalog.group_metrics() if refs.issuperset(row["versions"])
     }
-    return sorted({name for v in versions for name in v.metrics} | pairs | {TRAIN_LOSS})
+    return sorted({name for v in versions for name in v.metrics} | pairs)

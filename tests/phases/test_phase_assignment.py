@@ -127,6 +127,10 @@ def test_relative_thresholds_are_stored_as_numbers(registry: Registry, grid: Gri
 
     losses = sorted(place[1] for place in PLACES.values())
     assert pytest.approx((losses[2] + losses[3]) / 2) == found.thresholds.loss
+    fewer = registry.assign_phases(
+        where="name not like 'w2-b8-%'", thresholds={"loss": "median"}, dry_run=True
+    )
+    assert pytest.approx((losses[2] + losses[3]) / 2) == fewer.thresholds.loss, "of five cells"
     assert pytest.approx((0.35 + 0.85) / 2) == found.thresholds.cka
     kept = registry.catalog.phase_rule("default")
     assert kept is not None and found.thresholds.as_dict() == kept.thresholds

@@ -35,7 +35,7 @@ def test_axes_are_in_order_of_numbers_and_say_where_they_lead(
 @pytest.mark.parametrize(
     ("colour", "place"),
     [
-        ("train_loss", 1),
+        (None, 1),
         (f"loss/{TASK}:train", 1),
         ("mode_connectivity/digits:train", 2),
         ("cka", 3),
@@ -43,7 +43,7 @@ def test_axes_are_in_order_of_numbers_and_say_where_they_lead(
     ],
 )
 def test_a_cell_has_the_mean_over_seeds_or_pairs(
-    registry: Registry, grid: Grid, colour: str, place: int
+    registry: Registry, grid: Grid, colour: str | None, place: int
 ) -> None:
     grid()
 
@@ -53,7 +53,7 @@ def test_a_cell_has_the_mean_over_seeds_or_pairs(
     assert expected.keys() == found.values.keys()
     for where, value in expected.items():
         assert pytest.approx(value) == found.values[where]
-    assert (colour.startswith("mode")) == found.is_signed
+    assert (colour is not None and colour.startswith("mode")) == found.is_signed
 
 
 def test_logarithms_are_of_the_mean_and_only_of_what_is_above_zero(
@@ -108,6 +108,9 @@ def test_an_unknown_tag_or_metric_is_refused_with_the_nearest(
         phase_map(registry, x="grow.batch", y="grow.widht", colour="accuracy")
     with pytest.raises(NotFound, match="Did you mean `mode_connectivity`"):
         phase_map(registry, **AXES, colour="mode_conectivity")
+    registry.catalog.add(draft("new", 99, tags={"grow.batch": "1", "grow.width": "1"}))
+    with pytest.raises(NotFound, match="--split train"):
+        phase_map(registry, **AXES, where="name = 'new'")
 
 
 DIAGRAM = Diagram(

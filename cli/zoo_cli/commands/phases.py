@@ -34,7 +34,7 @@ def command() -> None:
 
     \b
         zoo phases assign --where "task = 'digits'" --set loss=0.2
-        zoo phases plot --x grow.batch --y grow.width --color train_loss --out map.svg
+        zoo phases plot --x grow.batch --y grow.width --out map.svg
     """
 
 
@@ -226,9 +226,7 @@ def show(session: Session, rule: str | None, as_json: bool) -> None:
 @click.option(
     "--color",
     metavar="METRIC",
-    default="train_loss",
-    show_default=True,
-    help="Of versions (accuracy, hessian_trace, loss/digits) or of pairs (cka).",
+    help="Of versions (accuracy, loss/digits) or of pairs (cka); the loss on `train` by default.",
 )
 @click.option("--log", is_flag=True, help="Colour by the natural logarithm.")
 @click.option(
@@ -245,7 +243,7 @@ def plot(
     where: str | None,
     x: str,
     y: str,
-    color: str,
+    color: str | None,
     log: bool,
     out: Path,
     title: str,
