@@ -86,7 +86,7 @@ def command(
 
 def _show(done: Sequence[Evaluated]) -> None:
     scored = [one for one in done if one.error is None]
-    names = list(dict.fromkeys(name for one in scored for name in one.scores()))
+    names = sorted({name for one in scored for name in one.scores()})
     if scored:
         show_table(
             [
