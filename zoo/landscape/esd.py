@@ -64,7 +64,7 @@ def _wide(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
     rows = info.shape[0]
     gram = torch.zeros(rows, rows, dtype=torch.float64)
     whole = _rows(checkpoint, info, 0, rows)
-    for block in whole.split(max(1, _BLOCK_BYTES // (8 * rows)), dim=1):
+    for block in torch.split(whole, max(1, _BLOCK_BYTES // (8 * rows)), dim=1):
         wide = block.double()
         gram.addmm_(wide, wide.T)
     return gram
