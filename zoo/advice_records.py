@@ -113,7 +113,12 @@ def gathered(
         members = row["versions"]
         if len(members) == 2 and row["name"] in wanted and refs.issuperset(members):
             measured[frozenset(members)][row["name"]][row["split"]] = row["value"]
-    return experts, {key: _pair(values) for key, values in measured.items()}
+    task_of = {e.ref: e.task for e in experts}
+    pairs = {
+        key: _pair(values, {t for ref in key if (t := task_of[ref]) is not None})
+        for key, values in measured.items()
+    }
+    return experts, pairs
 
 
 def measure_commands(
@@ -139,14 +144,18 @@ def _named(metrics: Iterable[str]) -> str:
     return " ".join(f"--metric {m}" for m in sorted(metrics))
 
 
-def _pair(values: dict[str, dict[str, float]]) -> Pair:
+def _pair(values: dict[str, dict[str, float]], tasks: set[str]) -> Pair:
+    """One number of each metric: of the whole, else of the pair's own tasks, else of any task.
+
+    Parts of a model or of a score do not count.
+    """
     found = {}
     for part, (metric, one_of) in _PARTS.items():
         known = values.get(metric, {})
-        # The value of the whole, else those of whole tasks; parts of a model do not count.
-        tasks = [v for split, v in known.items() if not {"/", ":"} & set(split)]
         if "" in known:
             found[part] = known[""]
-        elif tasks:
-            found[part] = one_of(tasks)
+            continue
+        whole = {split: v for split, v in known.items() if not {"/", ":"} & set(split)}
+        if own := [v for split, v in whole.items() if split in tasks] or list(whole.values()):
+            found[part] = one_of(own)
     return Pair(**found)
