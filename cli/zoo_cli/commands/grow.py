@@ -10,6 +10,7 @@ import click
 from zoo_cli.output import Column, json_option, say, show_fields, show_json, show_table, title
 from zoo_cli.session import Session, pass_session
 from zoo_cli.units import number
+from zoo_cli.versions import show_versions
 
 if TYPE_CHECKING:
     from zoo.grow import Population
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command("grow")
-@click.argument("plan", metavar="PLAN", type=click.Path(path_type=Path))
+@click.argument("plan", metavar="[PLAN]", required=False, type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Say how many models, and about how long; no more.")
 @click.option(
     "--jobs",
@@ -26,13 +27,36 @@ if TYPE_CHECKING:
     metavar="N",
     help="Models trained at once, each on one core; as many as there are cores by default.",
 )
+@click.option(
+    "--import",
+    "directory",
+    metavar="DIR",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Take in the trials of a published model zoo instead.",
+)
+@click.option("--as", "name", metavar="NAME", help="With --import: what its entries begin with.")
+@click.option("--epochs", metavar="N,...", help="With --import: the checkpoints; else the last.")
+@click.option("--task", metavar="NAME", help="With --import: what the models were trained for.")
+@click.option("--license", metavar="SPDX", help="With --import: CC-BY-4.0, for instance.")
 @json_option
 @pass_session
-def command(session: Session, plan: Path, dry_run: bool, jobs: int | None, as_json: bool) -> None:
-    """Train a population of models over a grid, and register and measure each.
+def command(
+    session: Session,
+    plan: Path | None,
+    dry_run: bool,
+    jobs: int | None,
+    directory: Path | None,
+    name: str | None,
+    epochs: str | None,
+    task: str | None,
+    license: str | None,
+    as_json: bool,
+) -> None:
+    """Train a population of models over a grid.
 
-    PLAN is a YAML file. What is registered already is not trained again; a run that was killed goes
-    on where it was. A model that fails is told at the end, and the others stand.
+    PLAN is a YAML file. Each model is registered and measured. What is registered already is not
+    trained again; a run that was killed goes on where it was. A model that fails is told at the
+    end, and the others stand.
 
     \b
         name: digits
@@ -48,7 +72,23 @@ def command(session: Session, plan: Path, dry_run: bool, jobs: int | None, as_js
     \b
         zoo grow digits.yaml --dry-run
         zoo grow digits.yaml --jobs 2
+
+    With --import it takes in the layout of the published model zoos instead, a directory for each
+    trial with `params.json`, `result.json` and `checkpoint_*/checkpoints`.
+
+    \b
+        zoo grow --import ./tune_zoo_svhn --as svhn --task svhn --license CC-BY-4.0
     """
+    if (plan is None) == (directory is None):
+        raise click.UsageError("Give a plan, or a directory with --import.")
+    if directory is not None:
+        if name is None or dry_run or jobs is not None:
+            raise click.UsageError("--import takes --as NAME, and neither --dry-run nor --jobs.")
+        _import(session, directory, name, epochs, task, license, as_json)
+        return
+    if name or epochs or task or license:
+        raise click.UsageError("--as, --epochs, --task and --license go with --import.")
+    assert plan is not None
     from zoo.grow_estimate import estimate
     from zoo.grow_plan import read_plan
 
@@ -69,6 +109,34 @@ def command(session: Session, plan: Path, dry_run: bool, jobs: int | None, as_js
             say(problem)
         say(f"{len(done.problems)} things failed; the rest is registered.")
         click.get_current_context().exit(1)
+
+
+def _import(
+    session: Session,
+    directory: Path,
+    name: str,
+    epochs: str | None,
+    task: str | None,
+    license: str | None,
+    as_json: bool,
+) -> None:
+    from zoo.phase_zoo import import_zoo, parse_epochs
+
+    wanted = parse_epochs(epochs) if epochs is not None else None
+    with session.open(create=True) as registry:
+        versions = import_zoo(
+            registry,
+            directory,
+            name=name,
+            epochs=wanted,
+            task=task,
+            license=license,
+            progress=session.counting("versions"),
+        )
+    if as_json:
+        show_json([v.as_dict() for v in versions])
+    else:
+        show_versions(versions)
 
 
 def _show_estimate(found: Estimate, as_json: bool) -> None:
