@@ -48,15 +48,16 @@ def read(path: Path, where: Where, options: Options, labels: tuple[str, ...]) ->
     has_header = isinstance(options.target, str) if options.header is None else options.header
     numbers: list[np.ndarray] = []
     names: list[str] = []
-    with opened(file) as (stream, _):
-        lines = _lines(io.TextIOWrapper(stream, "utf-8-sig", newline=""), file)
-        rows = csv.reader(lines, delimiter=options.delimiter, strict=True)
+    with opened(file) as (raw, _), io.TextIOWrapper(raw, "utf-8-sig", newline="") as stream:
+        rows = csv.reader(_lines(stream, file), delimiter=options.delimiter, strict=True)
         try:
             titles = next(rows, []) if has_header else []
             width, at = len(titles), None
             while some := list(islice(rows, _ROWS)):
                 some = [row for row in some if row]
-                if at is None and some:
+                if not some:
+                    continue
+                if at is None:
                     width = width or len(some[0])
                     at = _place(options.target, titles, width, file)
                 _check_widths(some, width, rows.line_num, file)

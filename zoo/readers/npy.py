@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, TYPE_CHECKING
 
 from zoo.errors import InvalidTask
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from zoo.examples import Examples
+
+
+_HEADER = (EOFError, MemoryError, RecursionError, SyntaxError, TokenError, TypeError, ValueError)
+"""What NumPy raises on headers that are none: it takes them for Python, and only reads literals."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,9 @@ def array(stream: IO[bytes], size: int, where: str) -> np.ndarray:
             raise ValueError(f"version {version}")
         header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, is_fortran, dtype = header(stream)
-    except (ValueError, TypeError, SyntaxError, EOFError, RecursionError, MemoryError) as e:
-        raise InvalidTask(f"`{where}` is no array of NumPy: {e}.", path=where) from e
+    except _HEADER as e:
+        said = str(e)[:200].rstrip(".")
+        raise InvalidTask(f"`{where}` is no array of NumPy: {said}.", path=where) from e
     if dtype.hasobject or dtype.kind not in "buifU" or dtype.itemsize == 0:
         raise InvalidTask(
             f"`{where}` holds {dtype}, not plain numbers or strings.",
