@@ -50,11 +50,11 @@ NETWORK = {
     "heads": 4, "inner": 128,
 }  # fmt: skip
 PRETRAIN = TrainingPlan(
-    optimizer="adamw", lr=2e-3, weight_decay=0.01, schedule="onecycle", epochs=6, batch=128,
+    optimizer="adamw", lr=2e-3, weight_decay=0.01, schedule="onecycle", epochs=10, batch=128,
     split="pretrain",
 )  # fmt: skip
 PROBE = TrainingPlan(optimizer="adam", lr=3e-3, schedule="cosine", epochs=3, batch=64)
-FINETUNE = TrainingPlan(optimizer="adam", lr=3e-4, schedule="cosine", epochs=5, batch=64)
+FINETUNE = TrainingPlan(optimizer="adam", lr=3e-4, schedule="cosine", epochs=6, batch=64)
 SMALL = {"digits-28": 5}
 """Epochs of a task with few examples, times this."""
 

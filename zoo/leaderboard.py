@@ -94,8 +94,8 @@ def leaderboard(
         normalized    mean over the tasks of value / value of the task's expert, dimensionless
         interval      of a share of n examples: Wilson's score interval,
                       (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n);
-                      of other values and of means: value +- z * standard error, the tasks taken
-                      as independent
+                      of other values, and of means over tasks, which are taken as independent:
+                      value +- z * standard error
 
     Args:
         refs: references; or else `where`, `order_by`, `limit` select versions.
@@ -234,7 +234,10 @@ def _row(
     mean = math.fsum(c.value for c in cells.values()) / len(tasks)
     errors = [c.stderr for c in cells.values()]
     low = high = None
-    if all(e is not None for e in errors):
+    if len(tasks) == 1:
+        (only,) = cells.values()
+        low, high = only.low, only.high
+    elif all(e is not None for e in errors):
         spread = z * math.sqrt(math.fsum(e * e for e in errors if e is not None)) / len(tasks)
         low, high = mean - spread, mean + spread
     ratios = [c.normalized for c in cells.values() if c.normalized is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from zoo_cli.output import Column, on_terminal, show_fields, show_json, show_table, title
@@ -69,7 +69,10 @@ def overlay_fields(kept: Compression | None) -> list[tuple[str, str | None]]:
 
 def show_versions(versions: Sequence[Version]) -> None:
     """A table of versions, with a column for each metric while they are few."""
-    metrics = sorted({name for v in versions for name in v.metrics})
+    shown = [v.metrics for v in versions]
+    if len(_names(shown)) > METRIC_COLUMNS:
+        shown = [_of_the_whole(metrics) for metrics in shown]
+    metrics = _names(shown)
     own = metrics if len(metrics) <= METRIC_COLUMNS else []
     columns = [
         Column("version", style="bold", whole=True),
@@ -88,8 +91,8 @@ def show_versions(versions: Sequence[Version]) -> None:
         Column("created", style="dim", whole=True, spare=11),
     ]
     rows = []
-    for v in versions:
-        rest = "" if own else ", ".join(f"{k}={number(x)}" for k, x in sorted(v.metrics.items()))
+    for v, found in zip(versions, shown, strict=True):
+        rest = "" if own else _listed(found)
         rows.append(
             [
                 v.ref,
@@ -101,7 +104,7 @@ def show_versions(versions: Sequence[Version]) -> None:
                 v.license,
                 count(v.parameters),
                 size(v.bytes),
-                *(number(v.metrics[name]) if name in v.metrics else None for name in own),
+                *(number(found[name]) if name in found else None for name in own),
                 rest,
                 ", ".join(f"{k}={x}" for k, x in sorted(v.tags.items())),
                 short_digest(v.digest),
@@ -109,3 +112,19 @@ def show_versions(versions: Sequence[Version]) -> None:
             ]
         )
     show_table(columns, rows)
+
+
+def _names(metrics: Sequence[Mapping[str, float]]) -> list[str]:
+    return sorted({name for found in metrics for name in found})
+
+
+def _of_the_whole(metrics: Mapping[str, float]) -> Mapping[str, float]:
+    """Those without a split; all, where there are none of these."""
+    return {name: x for name, x in metrics.items() if "/" not in name} or metrics
+
+
+def _listed(metrics: Mapping[str, float]) -> str:
+    """The first metrics in one cell, and how many more there are."""
+    named = [f"{name}={number(x)}" for name, x in sorted(metrics.items())]
+    more = len(named) - METRIC_COLUMNS
+    return ", ".join(named[:METRIC_COLUMNS]) + (f", and {more} more" if more > 0 else "")

@@ -118,3 +118,18 @@ def test_a_leaderboard_of_nothing_says_what_to_run(family, run):
 
     assert 3 == result.exit_code
     assert "zoo evaluate" in result.stderr
+
+
+def test_a_list_shows_the_scores_of_the_whole(family, run):
+    family("evaluate", "one", "mean", "--task", "digits")
+
+    head, *lines = (line.split("\t") for line in run("ls").stdout.splitlines())
+    rows = {line[head.index("version")]: line[head.index("metrics")] for line in lines}
+
+    assert ["accuracy", "calibration_error", "loss"] == [
+        pair.partition("=")[0] for pair in rows["one@1"].split(", ")
+    ]
+    # The mean has no task of its own, so all it has are scores on others.
+    assert rows["mean@1"].startswith("accuracy/digits=")
+    assert rows["mean@1"].endswith(", and 7 more")
+    assert "class_accuracy/digits/9" in family("show", "mean")["metrics"]

@@ -61,6 +61,8 @@ def test_ranks_follow_what_is_asked(registry, board):
     assert ["mean@1", "sum@1", "one@1"] == [r.version for r in by_ratio.rows]
     assert ["one@1", "sum@1", "mean@1"] == [r.version for r in by_task.rows]
     assert [1, 2, 3] == [r.rank for r in by_task.rows]
+    only = by_task.rows[0]
+    assert (only.cells["a"].low, only.cells["a"].high) == (only.low, only.high)
 
 
 def test_equals_share_a_rank(registry, board):
