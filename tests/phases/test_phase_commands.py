@@ -85,6 +85,7 @@ def test_showing_lists_rules_and_what_they_labelled(zoo_run: Callable[..., Resul
     assert ({"I": 3, "II": 3}, 0.1) == (second["versions"], second["thresholds"]["loss"])
     assert {"III": 3, "IV-A": 6, "IV-B": 3} == first["versions"]
     assert [first] == as_json(zoo_run("phases", "show", "default@1", "--json"))
+    assert [first, second] == as_json(zoo_run("phases", "--json"))
     assert "default@1" in zoo_run("phases", "show", "defualt").output
     assert 0 != zoo_run("phases", "show", "default@7").exit_code
 

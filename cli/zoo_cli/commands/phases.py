@@ -25,9 +25,11 @@ where_option = click.option(
 )
 
 
-@click.group("phases")
-def command() -> None:
-    """Label versions with phases of training, and draw the phase diagram.
+@click.group("phases", invoke_without_command=True)
+@json_option
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
+    """Label versions with phases, and draw their map.
 
     A phase is I, II, III, IV-A or IV-B: is the train loss high, does a barrier lie between seeds,
     are their outputs alike.
@@ -35,7 +37,11 @@ def command() -> None:
     \b
         zoo phases assign --where "task = 'digits'" --set loss=0.2
         zoo phases plot --x grow.batch --y grow.width --out map.svg
+
+    Alone, it lists the rules, as `zoo phases show` does.
     """
+    if ctx.invoked_subcommand is None:
+        _list(ctx.ensure_object(Session), None, as_json)
 
 
 @command.command("assign")
@@ -167,6 +173,10 @@ def show(session: Session, rule: str | None, as_json: bool) -> None:
         zoo phases show
         zoo phases show default@2
     """
+    _list(session, rule, as_json)
+
+
+def _list(session: Session, rule: str | None, as_json: bool) -> None:
     from zoo.errors import NotFound, did_you_mean
 
     with session.open() as registry:
