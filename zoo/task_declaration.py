@@ -164,6 +164,7 @@ def completed(declaration: Mapping[str, Any], other: Callable[[str], Task]) -> d
     found = {key: value for key, value in declaration.items() if value is not None}
     if "from" in found:
         return _completed_from(found, other)
+    declared(found, other)  # all that can be said before data is read
     if not found.get("labels"):
         # Steps may name labels, so the data is read without them first.
         plain = declared({k: v for k, v in found.items() if k != "derive"}, other)
