@@ -224,7 +224,7 @@ class _Heads:
     ) -> None:
         from zoo.subjects import subjects
 
-        opened = subjects(registry, experts, stack)
+        opened = subjects(registry, experts, stack, bases=False)
         self._any = opened[0] if len(opened) == 1 else None
         self._by_task: dict[str, Subject] = {}
         for one in opened if self._any is None else ():
@@ -269,7 +269,7 @@ def _evaluated(
 
     with ExitStack() as stack:
         try:
-            (model,) = subjects(registry, [ref], stack)
+            (model,) = subjects(registry, [ref], stack, bases=False)
             overlays = _overlays(registry, model)
             named = tasks or _own_tasks(model, overlays)
         except ZooError as error:

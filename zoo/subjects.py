@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from zoo.registry import Registry
 
 
-def subjects(registry: Registry, refs: Iterable[str], stack: ExitStack) -> list[Subject]:
+def subjects(
+    registry: Registry, refs: Iterable[str], stack: ExitStack, *, bases: bool = True
+) -> list[Subject]:
     """The models that references or paths name, each with its base where it has one.
 
     Args:
         stack: closes their files.
+        bases: False leaves the bases out, whose bytes then need not be there.
     Raises:
         NotFound, AmbiguousReference
     """
@@ -30,7 +33,7 @@ def subjects(registry: Registry, refs: Iterable[str], stack: ExitStack) -> list[
 
     def opened(ref: str) -> Subject:
         own = _subject(registry, opener.open(ref))
-        if own.version is not None and own.version.base is not None:
+        if bases and own.version is not None and own.version.base is not None:
             base = opener.version(registry.catalog.get(own.version.base, removed=True))
             return replace(own, base=_subject(registry, base))
         return own

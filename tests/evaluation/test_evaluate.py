@@ -323,3 +323,14 @@ def test_a_task_of_other_scores_records_those(registry, add):
         found.metrics
     )
     assert again.was_known and 2 * again.scores()["error"] == found.metrics["error/noise1"]
+
+
+def test_a_version_whose_base_is_gone_is_still_run(registry, add):
+    add("base", kind="base", seed=1)
+    add("expert", task="three", base="base")
+    registry.remove("base")
+    registry.gc()
+
+    (found,) = registry.evaluate(["expert"])
+
+    assert 0 <= found.metrics["accuracy"] <= 1
