@@ -67,7 +67,7 @@ class Thresholds:
         """From names and numbers, as they are stored; what is not named has its default.
 
         Raises:
-            InvalidRecipe: an unknown name.
+            InvalidRecipe: an unknown name, or what is no number.
         """
         known = [field.name for field in fields(cls)]
         for name in values:
@@ -76,6 +76,10 @@ class Thresholds:
                     f"A rule of phases has no threshold `{name}`.",
                     how=did_you_mean(name, known),
                     threshold=name,
+                )
+            if isinstance(values[name], bool) or not isinstance(values[name], int | float):
+                raise InvalidRecipe(
+                    f"Threshold `{name}` is {values[name]!r}; it must be a number.", threshold=name
                 )
         return cls(**{name: float(value) for name, value in values.items()})
 

@@ -9,6 +9,7 @@ from grids import PLACES, TASK, draft
 
 from zoo.errors import InvalidRecipe, InvalidSelection, NotFound
 from zoo.phase_assignment import CONFIDENCE, Assigned, Assignment, advice
+from zoo.phase_cells import telling
 from zoo.phases import Thresholds
 from zoo.records import MetricValue, Version
 from zoo.registry import Registry
@@ -253,3 +254,28 @@ def test_versions_without_a_grid_are_refused(registry: Registry) -> None:
     with pytest.raises(InvalidSelection, match="--cell"):
         registry.assign_phases()
     assert [] == registry.catalog.phase_rules()
+
+
+def test_values_of_different_protocols_are_noted(registry: Registry) -> None:
+    for i, samples in enumerate([100, 100, 200]):
+        loss = MetricValue("loss", 0.5, f"{TASK}:train", protocol={"samples": samples})
+        tags = {"grow.width": str(i), "grow.seed": str(i)}
+        registry.catalog.add(draft(f"m{i}", i, tags=tags, metrics=(loss,)))
+
+    alike = registry.assign_phases(where="tag.'grow.width' < 2", dry_run=True)
+    mixed = registry.assign_phases(dry_run=True)
+
+    assert [] == alike.notes
+    assert ["train loss was measured in 2 ways, with different protocols"] == mixed.notes
+    assert mixed.notes == mixed.as_dict()["notes"]
+
+
+def test_cells_are_told_apart_by_as_few_tags_as_do(registry: Registry) -> None:
+    for i, (width, lr) in enumerate([("16", "0.1"), ("8", "0.1"), ("8", "0.02")]):
+        tags = {"grow.width": width, "grow.lr": lr, "grow.plan": "p", "grow.cell": f"c{i}"}
+        registry.catalog.add(draft(f"m{i}", i, tags={**tags, "grow.depth": "2"}))
+
+    found = [one.cell for one in registry.assign_phases(dry_run=True).cells]
+
+    names = [cell.name(telling(found)) for cell in found]
+    assert ["lr=0.02 width=8", "lr=0.1 width=8", "lr=0.1 width=16"] == names

@@ -185,6 +185,10 @@ def test_thresholds_read_back_as_they_are_stored() -> None:
         {"margin": -0.1},
         {"seeds": 1},
         {"seeds": 2.5},
+        {"loss": [0.1]},
+        {"loss": True},
+        {"loss": None},
+        {"loss": "0.1"},
     ],
 )
 def test_a_threshold_that_leaves_no_room_is_refused(values: dict[str, Any]) -> None:
