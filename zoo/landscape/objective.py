@@ -11,7 +11,7 @@ Sums over batches are taken in float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -88,34 +88,25 @@ class Objective:
     def at(self, shift: torch.Tensor | None = None) -> Point:
         """Loss and error at `start + shift`, without gradient. Cost: one pass, forward."""
         theta = self.start if shift is None else self.start + shift
-        loss, wrong, total = 0.0, 0.0, 0
-        with torch.no_grad():
-            for x, y in self._examples:
-                outputs = self._outputs(theta, x)
-                n = len(x)
-                loss += n * float(self._task.loss(outputs, y))
-                wrong += self._wrong(outputs, y)
-                total += n
-                self._sample.progress.advance(n)
-        return Point(loss / total, self._share(wrong, total))
+        return scored(lambda x: self._outputs(theta, x), self._examples, self._sample)
 
     def slope(self, shift: torch.Tensor | None = None) -> Point:
         """Loss, error and gradient at `start + shift`. Cost: one pass."""
         theta = self.start if shift is None else self.start + shift
         sum_ = torch.zeros(self.size, dtype=torch.float64, device=theta.device)
-        loss, wrong, total = 0.0, 0.0, 0
+        loss, wrong, total = 0.0, 0, 0
         for x, y in self._examples:
             leaf = theta.detach().requires_grad_()
             outputs = self._outputs(leaf, x)
-            value = self._task.loss(outputs, y)
+            value = _loss(self._task, outputs, y)
             n = len(x)
             sum_.add_(torch.autograd.grad(value, leaf)[0], alpha=n)
             loss += n * float(value.detach())
-            wrong += self._wrong(outputs.detach(), y)
+            wrong += _wrong(self._task, outputs.detach(), y)
             total += n
             self._sample.progress.advance(n)
         gradient = (sum_ / total).to(self.start.dtype)
-        return Point(loss / total, self._share(wrong, total), gradient)
+        return Point(loss / total, _share(self._task, wrong, total), gradient)
 
     def hvp(self, vector: torch.Tensor) -> torch.Tensor:
         """Product of the Hessian at `start` with a vector, both of shape (p,).
@@ -153,7 +144,7 @@ class Objective:
             last = None  # frees the graph before the next one is built
             leaf = self.start.detach().requires_grad_()
             with twice_differentiable():
-                loss = self._task.loss(self._outputs(leaf, x), y)
+                loss = _loss(self._task, self._outputs(leaf, x), y)
                 (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
             last = (leaf, gradient, len(x))
             yield last
@@ -165,18 +156,26 @@ class Objective:
         parts = torch.split(theta, [s.numel() for s in self.shapes.values()])
         named = {n: p.view(s) for (n, s), p in zip(self.shapes.items(), parts, strict=True)}
         outputs: torch.Tensor = functional_call(self._module, named, (x,))
-        if self._task.labels:
-            check_outputs(self._task, outputs)
         if self._center:
             outputs = outputs - outputs.mean(-1, keepdim=True)
             outputs = outputs / outputs.norm(dim=-1, keepdim=True).clamp_min(1e-10)
         return outputs
 
-    def _wrong(self, outputs: torch.Tensor, y: torch.Tensor) -> int:
-        return int((outputs.argmax(1) != y).sum()) if self._task.labels else 0
 
-    def _share(self, wrong: float, total: int) -> float | None:
-        return wrong / total if self._task.labels else None
+def scored(
+    forward: Callable[[torch.Tensor], torch.Tensor], examples: Iterable[Batch], sample: Sample
+) -> Point:
+    """Mean loss and error of a function over examples. Cost: one pass, forward."""
+    loss, wrong, total = 0.0, 0, 0
+    with torch.no_grad():
+        for x, y in examples:
+            outputs = forward(x)
+            n = len(x)
+            loss += n * float(_loss(sample.task, outputs, y))
+            wrong += _wrong(sample.task, outputs, y)
+            total += n
+            sample.progress.advance(n)
+    return Point(loss / total, _share(sample.task, wrong, total))
 
 
 def objective(
@@ -222,6 +221,20 @@ def twice_differentiable() -> Iterator[None]:
 def dot(a: torch.Tensor, b: torch.Tensor) -> float:
     """Inner product of two vectors, summed in float64."""
     return float(torch.dot(a.double(), b.double()))
+
+
+def _loss(task: Task, outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    if task.labels:
+        check_outputs(task, outputs)
+    return task.loss(outputs, y)
+
+
+def _wrong(task: Task, outputs: torch.Tensor, y: torch.Tensor) -> int:
+    return int((outputs.argmax(1) != y).sum()) if task.labels else 0
+
+
+def _share(task: Task, wrong: int, total: int) -> float | None:
+    return wrong / total if task.labels else None
 
 
 def _product(gradient: torch.Tensor, leaf: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
