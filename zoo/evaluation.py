@@ -116,6 +116,7 @@ def evaluate(
     if (samples is not None and samples < 1) or batch < 1:
         raise InvalidRecipe(f"{samples} examples in batches of {batch}: both must be 1 or more.")
     check_device(device)
+    tasks = list(dict.fromkeys(tasks)) if tasks else None
     asked = _asked(registry, refs, where, order_by, limit)
     samples_of = _Samples(registry, split, samples, batch, seed, device, progress or NoProgress())
     for name in tasks or ():

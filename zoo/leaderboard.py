@@ -206,7 +206,8 @@ def _experts(
                     version=v.ref,
                 )
     else:
-        candidates = [v for v in registry.select() if v.task in tasks]
+        quoted = ", ".join("'" + task.replace("'", "''") + "'" for task in tasks)
+        candidates = registry.select(f"task in ({quoted})")
     used: dict[str, str] = {}
     values: dict[str, MetricValue] = {}
     for version in candidates:

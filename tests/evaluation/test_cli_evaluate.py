@@ -80,6 +80,17 @@ def test_a_path_is_marked_as_not_recorded(family, run, tmp_path):
     assert "not recorded: a path" == line.split("\t")[-1]
 
 
+def test_a_path_needs_no_registry(run, network, tmp_path):
+    directory = network("loose", inputs=64, classes=10)
+    result = run("evaluate", directory, "--task", "digits", "--task", "digits", "--json")
+
+    assert 0 == result.exit_code, result.output
+    (found,) = json.loads(result.stdout)
+    assert 0 <= found["scores"]["accuracy"] <= 1 and not found["recorded"]
+    assert not (tmp_path / "registry.db").exists()
+    assert 3 == run("evaluate", "--where", "kind = 'expert'").exit_code
+
+
 def test_models_are_named_or_selected(run, family):
     for command in ("evaluate", "leaderboard"):
         assert 2 == run(command).exit_code

@@ -75,11 +75,13 @@ def test_equals_share_a_rank(registry, board):
 
 def test_the_best_version_made_for_a_task_is_its_expert_unless_one_is_named(registry, board):
     board("better", {"a": 0.9}, task="a")
+    board("odd", {"it's": 0.9}, task="it's")
 
     best = leaderboard(registry, ["mean"], tasks=["a"])
     named = leaderboard(registry, ["mean"], tasks=["a"], experts=["one"])
 
     assert ({"a": "better@1"}, {"a": "one@1"}) == (best.experts, named.experts)
+    assert {"it's": "odd@1"} == leaderboard(registry, ["odd"]).experts
     assert 0.6 / 0.9 == pytest.approx(best.rows[0].normalized)
     assert 0.6 / 0.8 == pytest.approx(named.rows[0].normalized)
 

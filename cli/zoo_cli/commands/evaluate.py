@@ -66,7 +66,7 @@ def command(
         raise click.UsageError("Name the models, or select them with --where.")
     from zoo.evaluation import evaluate
 
-    with session.open() as registry:
+    with session.open(lazy=True) as registry:
         done = evaluate(
             registry,
             refs or None,
