@@ -46,8 +46,13 @@ def registry(tmp_path: Path) -> Iterator[zoo.Registry]:
         yield opened
 
 
+@pytest.fixture(scope="session")
+def mlp() -> zoo.Architecture:
+    return load_plugins().architectures["zoo_mlp"]
+
+
 @pytest.fixture
-def network(tmp_path: Path) -> Callable[..., Path]:
+def network(tmp_path: Path, mlp: zoo.Architecture) -> Callable[..., Path]:
     """Writes a network with random weights; returns its directory."""
 
     def write(name: str, *, classes: int = 3, seed: int = 0, width: int = 5, **more: Any) -> Path:
@@ -60,9 +65,8 @@ def network(tmp_path: Path) -> Callable[..., Path]:
             "activation": "relu",
             **more,
         }
-        plugins = load_plugins()
         torch.manual_seed(seed)
-        module = plugins.architectures["zoo_mlp"].build(config)
+        module = mlp.build(config)
         return save_module(module, config, tmp_path / name)
 
     return write
