@@ -112,7 +112,7 @@ def task_vectors(
     """How the task vectors of two experts of one base lie to each other.
 
     The largest entries are the `top` share of all entries of a task vector by magnitude, those that
-    are equal to the smallest of them included.
+    are equal to the smallest of them included; zeros never are.
 
     Cost: reads both models and the base three times.
     Memory: five copies of the largest tensor, in float64.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -15,9 +14,6 @@ from zoo.metric import Metric, metric
 
 if TYPE_CHECKING:
     import torch
-
-_CONSTANT = 1e-24
-"""Centred features whose squares sum to less than this part of the uncentred sum are rounding."""
 
 
 @metric(
@@ -56,6 +52,8 @@ def cka(
     """
     import torch
 
+    from zoo.cka import CkaSums
+
     size = sample.task.size(sample.split)
     counts = [n for n in (size, sample.count) if n is not None]
     alike = CkaSums(min(counts, default=None))
@@ -67,140 +65,10 @@ def cka(
                 sample.progress.advance(len(x))  # the second model
                 alike.add(first(inputs), second(inputs))
     told = {"examples": alike.examples}
-    for name, value in (("cka", alike.biased()), ("cka_debiased", alike.debiased())):
+    found = alike.cka()
+    for name, value in (("cka", found.biased), ("cka_debiased", found.debiased)):
         if value is not None:
             yield MetricValue(name, value, protocol=told)
-
-
-class CkaSums:
-    """What linear CKA needs of two streams of features, summed batch by batch in float64.
-
-    Sums over features (p x q) where these are fewer than the examples, else all features are kept,
-    and compared example by example (n x n).
-    """
-
-    def __init__(self, examples: int | None = None) -> None:
-        """
-        Args:
-            examples: how many will come, at most; None where it is not known.
-        """
-        self._expected = examples
-        self._pairs: list[_Pair] | None = None
-        self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._shift: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.examples = 0
-
-    def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Take in a batch: shapes (n, p) and (n, q)."""
-        x, y = x.double(), y.double()
-        if self._shift is None:
-            # Neither form depends on a common shift, and both cancel less without one.
-            self._shift = x.mean(0), y.mean(0)
-            widest = max(x.shape[1], y.shape[1])
-            if self._expected is None or widest <= self._expected:
-                self._pairs = [_Pair(), _Pair(), _Pair()]
-        x, y = x - self._shift[0], y - self._shift[1]
-        self.examples += len(x)
-        if self._pairs is None:
-            self._kept.append((x.float(), y.float()))
-            return
-        for pair, (a, b) in zip(self._pairs, ((x, y), (x, x), (y, y)), strict=True):
-            pair.add(a, b)
-
-    def biased(self) -> float | None:
-        """Linear CKA; None where one of the two is constant, or there are no examples."""
-        return self._ratio([p.biased(self.examples) for p in self._sums()], positive=True)
-
-    def debiased(self) -> float | None:
-        """CKA from unbiased HSIC; None likewise, and with fewer than four examples."""
-        if self.examples < 4:
-            return None
-        return self._ratio([p.unbiased(self.examples) for p in self._sums()], positive=False)
-
-    def _sums(self) -> Sequence[_Pair | _Grams]:
-        import torch
-
-        if self._pairs is None and self._kept:
-            parts = (torch.cat([k[i] for k in self._kept]).double() for i in (0, 1))
-            k, m = (features @ features.T for features in parts)
-            return [_Grams(k, m), _Grams(k, k), _Grams(m, m)]
-        return self._pairs or []
-
-    def _ratio(self, found: Sequence[tuple[float, float]], *, positive: bool) -> float | None:
-        """xy / sqrt(xx * yy) of (value, scale of its terms)."""
-        if not found:
-            return None
-        (both, _), (first, a), (second, b) = found
-        if first <= _CONSTANT * a or second <= _CONSTANT * b or first <= 0 or second <= 0:
-            return None
-        value = both / math.sqrt(first) / math.sqrt(second)
-        return min(1.0, max(0.0, value)) if positive else value
-
-
-@dataclass
-class _Pair:
-    """Sums over examples of features x (p) and y (q), with a = |x|^2 and b = |y|^2."""
-
-    xy: torch.Tensor | float = 0.0
-    x: torch.Tensor | float = 0.0
-    y: torch.Tensor | float = 0.0
-    xb: torch.Tensor | float = 0.0
-    ya: torch.Tensor | float = 0.0
-    a: float = 0.0
-    b: float = 0.0
-    ab: float = 0.0
-
-    def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        a, b = x.square().sum(1), y.square().sum(1)
-        self.xy = self.xy + x.T @ y
-        self.x, self.y = self.x + x.sum(0), self.y + y.sum(0)
-        self.xb, self.ya = self.xb + b @ x, self.ya + a @ y
-        self.a += float(a.sum())
-        self.b += float(b.sum())
-        self.ab += float(a @ b)
-
-    def biased(self, n: int) -> tuple[float, float]:
-        """(n-1)^2 HSIC of the centred features, and the scale of its terms."""
-        import torch
-
-        assert isinstance(self.x, torch.Tensor) and isinstance(self.y, torch.Tensor)
-        centred = self.xy - torch.outer(self.x, self.y) / n
-        return float(centred.square().sum()), self.a * self.b
-
-    def unbiased(self, n: int) -> tuple[float, float]:
-        """HSIC_1, from Gram matrices K and L with zeros on their diagonals.
-
-        K_ij = x_i . x_j, so that tr(KL) = |X^T Y|^2 - sum a b, and K 1 = X (sum x) - a.
-        """
-        import torch
-
-        assert isinstance(self.x, torch.Tensor) and isinstance(self.y, torch.Tensor)
-        assert isinstance(self.xy, torch.Tensor)
-        trace = float(self.xy.square().sum()) - self.ab
-        ones = (float(self.x @ self.x) - self.a) * (float(self.y @ self.y) - self.b)
-        mixed = float(self.x @ self.xy @ self.y - self.x @ self.xb - self.y @ self.ya + self.ab)
-        return _hsic(trace, ones, mixed, n), self.a * self.b / n
-
-
-@dataclass
-class _Grams:
-    """The same of two Gram matrices (n x n)."""
-
-    k: torch.Tensor
-    m: torch.Tensor
-
-    def biased(self, n: int) -> tuple[float, float]:
-        centred = [g - g.mean(0) - g.mean(1, keepdim=True) + g.mean() for g in (self.k, self.m)]
-        return float((centred[0] * centred[1]).sum()), float(self.k.trace() * self.m.trace())
-
-    def unbiased(self, n: int) -> tuple[float, float]:
-        k, m = self.k - self.k.diag().diag(), self.m - self.m.diag().diag()
-        value = _hsic(float((k * m).sum()), float(k.sum() * m.sum()), float(k.sum(0) @ m.sum(0)), n)
-        return value, float(self.k.trace() * self.m.trace()) / n
-
-
-def _hsic(trace: float, ones: float, mixed: float, n: int) -> float:
-    return (trace + ones / ((n - 1) * (n - 2)) - 2 * mixed / (n - 2)) / (n * (n - 3))
 
 
 class _Layer:

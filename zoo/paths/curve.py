@@ -11,7 +11,7 @@ Source: Garipov et al. 2018, arXiv:1802.10026, section 3.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -72,7 +72,6 @@ def train_curve(
     ends: tuple[State, State],
     sample: Sample,
     plan: CurveTraining,
-    on_loss: Callable[[float], None] = lambda loss: None,
 ) -> Curve:
     """Bend the line between two models; all randomness comes from the sample's seed.
 
@@ -83,7 +82,6 @@ def train_curve(
     Args:
         module: of the architecture of both; its weights stay as they are.
         sample: training examples; drawn in a new order in each epoch, where the task can.
-        on_loss: told of the loss of each batch.
     Raises:
         GateFailed: the loss is not finite.
     Cost: forward and backward once for each example and epoch.
@@ -119,10 +117,10 @@ def train_curve(
                 cast = {n: p.to(ends[0][n].dtype) for n, p in at.items()}
                 outputs = functional_call(module, (cast, buffers), (x,))
                 loss = sample.loss(outputs, y)
-                on_loss(float(loss.detach()))
-                if not torch.isfinite(loss):
+                value = float(loss.detach())
+                if not math.isfinite(value):
                     raise GateFailed(
-                        f"The loss along the curve is {float(loss)}, in epoch {epoch + 1}.",
+                        f"The loss along the curve is {value}, in epoch {epoch + 1}.",
                         "The curve cannot be trained so.",
                         "Use a smaller learning rate: `--set lr=0.01`.",
                     )
