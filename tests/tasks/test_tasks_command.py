@@ -34,6 +34,7 @@ def test_before_there_is_a_registry_the_tasks_of_plugins_are_listed(run, tmp_pat
 
     assert "digits" in [t["name"] for t in json.loads(result.stdout)]
     assert "plugin digits" in run("tasks", "ls").stdout
+    assert run("tasks").stdout == run("tasks", "ls").stdout
     assert not (tmp_path / "registry.db").exists()
 
 

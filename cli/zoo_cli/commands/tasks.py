@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from zoo.task import Task
 
 
-@click.group("tasks")
-def command() -> None:
+@click.group("tasks", invoke_without_command=True)
+@json_option
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
     """Declare tasks, list them, look at one, forget one.
 
     A task is a named data set with a score. Plugins bring some; others are declared in a file:
@@ -23,7 +25,11 @@ def command() -> None:
     \b
         zoo tasks add fashion.yaml
         zoo evaluate --where "task = 'fashion'"
+
+    Alone, it lists them, as `zoo tasks ls` does.
     """
+    if ctx.invoked_subcommand is None:
+        _list(ctx.ensure_object(Session), as_json)
 
 
 @command.command("add")
@@ -61,30 +67,7 @@ def add(session: Session, file: str, replace: bool, as_json: bool) -> None:
 @pass_session
 def ls(session: Session, as_json: bool) -> None:
     """List the tasks of plugins and those declared. No data is read."""
-    with session.open(lazy=True) as registry:
-        rows = [_summary(registry, task) for task in registry.tasks()]
-    if as_json:
-        show_json(rows)
-        return
-    show_table(
-        [
-            Column("task", style="bold", whole=True),
-            Column("labels", right=True),
-            Column("splits"),
-            Column("license"),
-            Column("from", style="dim"),
-        ],
-        [
-            [
-                row["name"],
-                str(len(row["labels"])) if row["labels"] else None,
-                ", ".join(row["splits"]),
-                row["license"],
-                row["from"],
-            ]
-            for row in rows
-        ],
-    )
+    _list(session, as_json)
 
 
 @command.command("show")
@@ -135,6 +118,33 @@ def rm(session: Session, name: str, as_json: bool) -> None:
         show_json({"removed": name})
     else:
         say(f"Forgot task {name}.")
+
+
+def _list(session: Session, as_json: bool) -> None:
+    with session.open(lazy=True) as registry:
+        rows = [_summary(registry, task) for task in registry.tasks()]
+    if as_json:
+        show_json(rows)
+        return
+    show_table(
+        [
+            Column("task", style="bold", whole=True),
+            Column("labels", right=True),
+            Column("splits"),
+            Column("license"),
+            Column("from", style="dim"),
+        ],
+        [
+            [
+                row["name"],
+                str(len(row["labels"])) if row["labels"] else None,
+                ", ".join(row["splits"]),
+                row["license"],
+                row["from"],
+            ]
+            for row in rows
+        ],
+    )
 
 
 def _summary(registry: Registry, task: Task) -> dict[str, Any]:
