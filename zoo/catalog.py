@@ -591,11 +591,19 @@ class Catalog:
             NotFound: a version or the rule does not exist.
             RegistryError: a metric that is not finite.
         """
+        self.set_phases([(list(version_ids), phase, metrics)], rule)
+
+    def set_phases(
+        self,
+        groups: Iterable[tuple[Sequence[int], str | None, Sequence[MetricValue]]],
+        rule: str | None,
+    ) -> None:
+        """`set_phase` of several groups, each (row ids, phase, metrics), all or none."""
         at = _now()
         with self._database.write() as connection:
-            ids = list(version_ids)
-            told = phase_rows.set_phase(connection, at, ids, phase, rule, metrics)
-            audit.append(connection, at, told)
+            for ids, phase, metrics in groups:
+                told = phase_rows.set_phase(connection, at, ids, phase, rule, metrics)
+                audit.append(connection, at, told)
 
     # Audit
 

@@ -1,6 +1,6 @@
 """Assign phases: group versions into cells, read what was measured, apply a stored rule.
 
-selection -> cells -> means over seeds -> the rule's label -> one transaction per cell
+selection -> cells -> means over seeds -> the rule's label -> one transaction
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ def assign(
     elif number is None:
         number = registry.catalog.add_phase_rule(name, limits.as_dict())
     ref = f"{name}@{number}"
-    for one in [] if dry_run else labelled:
-        _write(registry, one, ref)
+    if not dry_run:
+        registry.catalog.set_phases([_written(one, ref) for one in labelled], ref)
     return Assignment(ref, limits, tuple(labelled), tuple(without))
 
 
@@ -143,7 +143,8 @@ def _asserted(cell: Cell) -> tuple[str, ...]:
     return tuple(v.ref for v in cell.members if v.phase is not None and v.phase_rule is None)
 
 
-def _write(registry: Registry, one: Assigned, ref: str) -> None:
+def _written(one: Assigned, ref: str) -> tuple[list[int], str, list[MetricValue]]:
+    """What is recorded of a cell: row ids, phase, confidence."""
     ids = [v.id for v in one.cell.members if v.ref not in one.asserted]
     m = one.read.measures
     known = {
@@ -163,7 +164,7 @@ def _write(registry: Registry, one: Assigned, ref: str) -> None:
             **{key: value for key, value in known.items() if value is not None},
         },
     )
-    registry.catalog.set_phase(ids, one.label.phase, ref, [confidence])
+    return ids, one.label.phase, [confidence]
 
 
 # The rule

@@ -189,3 +189,18 @@ def test_zoo_query_sees_tasks_rules_and_derived_phases(catalog: Catalog, store: 
     assert [("a@1", "III", 0.1)] == rows
     tasks = query(catalog, "SELECT name, declaration->>'from', digests->>'test' FROM tasks").rows
     assert [("digits", "x", "sha256:bb")] == tasks
+
+
+def test_phases_of_several_groups_are_written_together_or_not_at_all(catalog: Catalog) -> None:
+    a, b = catalog.add_many([draft("a", 1), draft("b", 2)])
+    catalog.add_phase_rule("default", {"loss": 0.1})
+
+    with pytest.raises(NotFound):
+        catalog.set_phases([([a.id], "I", ()), ([b.id, 99], "II", ())], "default@1")
+    assert [None, None] == [v.phase for v in catalog.select()]
+    catalog.set_phases([([a.id], "I", ()), ([b.id], "II", ())], "default@1")
+
+    assert [("I", "default@1"), ("II", "default@1")] == [
+        (v.phase, v.phase_rule) for v in catalog.select()
+    ]
+    assert [] == catalog.check_audit()
