@@ -148,15 +148,12 @@ def check_wrong_weights(case: Case) -> None:
 
 
 def check_config(case: Case) -> None:
-    """A configuration that says nothing, or has a key too many, is refused."""
+    """A configuration that says nothing but the name is refused."""
     if not case.config.keys() - BESIDE:
         raise NotDeclared("the configuration has no keys of its own")
-    wrong: dict[str, Mapping[str, Any]] = {"no keys": {"model_type": case.architecture.name}}
-    wrong["the unknown key `no_such_key`"] = {**case.config, "no_such_key": 1}
-    for what, config in wrong.items():
-        with suppress(InvalidCheckpoint):
-            built(case.architecture, config)
-            raise ArchitectureError(f"A configuration with {what} was accepted.")
+    with suppress(InvalidCheckpoint):
+        built(case.architecture, {"model_type": case.architecture.name})
+        raise ArchitectureError("A configuration without any of its keys was accepted.")
 
 
 def check_head(case: Case) -> None:

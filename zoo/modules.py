@@ -79,14 +79,17 @@ def fill(
 ) -> None:
     """Put weights into a module, each in its own type; all problems are told at once.
 
-    A tensor that shares its memory with one that is there, such as a tied head, may be missing.
+    A tensor that shares its memory with one that is there, such as a tied head, may be missing; and
+    so may BatchNorm's counters, which torch did not always keep, and running a model never reads.
     """
     own = module.state_dict()
     there = {own[n].data_ptr() for n in state if n in own and own[n].numel()}
     problems = [
         f"`{n}` is missing"
         for n, t in own.items()
-        if n not in state and (not t.numel() or t.data_ptr() not in there)
+        if n not in state
+        and not n.endswith(".num_batches_tracked")
+        and (not t.numel() or t.data_ptr() not in there)
     ]
     problems += [f"`{n}` is left over" for n in state if n not in own]
     problems += [

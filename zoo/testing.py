@@ -498,7 +498,7 @@ class ArchitectureConformance:
 
         self._run(check_wrong_weights)
 
-    def test_a_wrong_configuration_is_refused(self) -> None:
+    def test_an_empty_configuration_is_refused(self) -> None:
         from zoo.architecture_checks import check_config
 
         self._run(check_config)

@@ -216,6 +216,16 @@ def test_all_that_is_wrong_with_a_configuration_is_told_at_once():
     assert '"model_type": "zoo_mlp"' in said
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_each_key_is_needed_and_no_other_is_taken(name):
+    for key in CONFIGS[name]:
+        with pytest.raises(InvalidCheckpoint, match=f"`{key}` is missing"):
+            ARCHITECTURES[name].build({k: v for k, v in CONFIGS[name].items() if k != key})
+    with pytest.raises(InvalidCheckpoint, match="`dropout` is unknown"):
+        built(name, dropout=0.1)
+    assert built(name, id2label={"0": "cat"}, torch_dtype="float32")
+
+
 @pytest.mark.parametrize(
     ("name", "wrong", "said"),
     [
