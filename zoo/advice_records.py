@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from zoo.advice import METRICS, Advice, Expert, Pair, advise
-from zoo.errors import InvalidRecipe, NotFound
+from zoo.errors import InvalidRecipe, NotFound, ZooError
 
 if TYPE_CHECKING:
     from zoo.records import Version
@@ -105,13 +106,16 @@ def gathered(
         for v in versions
     ]
     wanted = {metric for metric, _ in _PARTS.values()}
+    in_nats = cache(lambda task: _is_cross_entropy(registry, task))
     refs = {v.ref for v in versions}
     measured: dict[frozenset[str], dict[str, dict[str, float]]] = defaultdict(
         lambda: defaultdict(dict)
     )
     for row in registry.catalog.group_metrics():
         members = row["versions"]
-        if len(members) == 2 and row["name"] in wanted and refs.issuperset(members):
+        if len(members) != 2 or row["name"] not in wanted or not refs.issuperset(members):
+            continue
+        if row["name"] != "barrier" or in_nats(row["dataset"]):
             measured[frozenset(members)][row["name"]][row["split"]] = row["value"]
     task_of = {e.ref: e.task for e in experts}
     pairs = {
@@ -138,6 +142,22 @@ def measure_commands(
     if others := missing - _OF_WEIGHTS:
         found += [f"zoo measure {chosen} {_named(others)} --task {t}" for t in tasks or ["TASK"]]
     return found
+
+
+def _is_cross_entropy(registry: Registry, name: str) -> bool:
+    """Whether a task's loss is in nats, as the threshold of barriers is; one that has a loss of its
+    own tells no unit, nor does one that is gone."""
+    from zoo.data_task import DataTask
+    from zoo.known_tasks import task_named
+    from zoo.task import Task
+
+    if not name:  # recorded by hand, in the unit that is documented
+        return True
+    try:
+        task = task_named(registry, name)
+    except ZooError:
+        return False
+    return type(task).loss in (Task.loss, DataTask.loss)
 
 
 def _named(metrics: Iterable[str]) -> str:

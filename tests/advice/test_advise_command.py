@@ -124,3 +124,30 @@ def test_mistakes_are_told(args, code, said, registry):
 
     assert code == result.exit_code, result.output
     assert said in result.output + result.stderr
+
+
+def test_a_barrier_counts_only_where_its_unit_is_known(registry):
+    from zoo.task import Task
+
+    class Squares(Task):
+        name = "squares"
+
+        def batches(self, split, size=256):
+            return []
+
+        def loss(self, outputs, targets):
+            return (outputs - targets).square().mean()
+
+    registry.plugins.tasks["squares"] = Squares()
+    ids = [registry.get(ref).id for ref in ("a", "b")]
+    for task in ("squares", "gone"):
+        value = MetricValue("barrier", 0.01, split=task, dataset=task)
+        registry.catalog.record_group_metrics(ids, [value])
+    assert Pair() == gathered(registry, [registry.get("a"), registry.get("b")])[1].get(
+        frozenset(("a@1", "b@1")), Pair()
+    )
+
+    value = MetricValue("barrier", 0.02, split="digits", dataset="digits")
+    registry.catalog.record_group_metrics(ids, [value])
+    (pair,) = gathered(registry, [registry.get("a"), registry.get("b")])[1].values()
+    assert Pair(barrier=0.02) == pair
