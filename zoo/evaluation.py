@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import IncompatibleModels, InvalidRecipe, NotFound, PluginError, ZooError
+from zoo.errors import IncompatibleModels, InvalidCheckpoint, InvalidRecipe, NotFound, ZooError
+from zoo.expert_heads import Heads, take_head
 from zoo.progress import NoProgress, Progress
 from zoo.records import MetricValue
 from zoo.sample import Sample
@@ -27,8 +28,8 @@ METRIC, METRIC_VERSION = "scores", "1.0.0"
 USUAL = "test"
 """The split that scores are meant for."""
 
-_FAULTS = (RuntimeError, ValueError, TypeError, IndexError)
-"""What torch raises where a model and its inputs do not go together."""
+_FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError, ImportError)
+"""What torch and plugins raise where a model cannot be built, or its inputs are not for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ def evaluate(
     for name in tasks or ():
         samples_of.get(name)
     with ExitStack() as stack, single_threaded_torch():
-        heads = _Heads(registry, heads_from, tasks, stack)
+        heads = Heads(registry, heads_from, tasks, stack)
         return [
             one
             for ref in asked
@@ -213,56 +214,12 @@ def _check_split(task: Task, split: str) -> None:
         )
 
 
-class _Heads:
-    """The heads that are put in place of the models' own, by task."""
-
-    def __init__(
-        self,
-        registry: Registry,
-        experts: Sequence[str],
-        tasks: Sequence[str] | None,
-        stack: ExitStack,
-    ) -> None:
-        from zoo.subjects import subjects
-
-        opened = subjects(registry, experts, stack, bases=False)
-        self._any = opened[0] if len(opened) == 1 else None
-        self._by_task: dict[str, Subject] = {}
-        for one in opened if self._any is None else ():
-            task = one.version.task if one.version else None
-            if task is None or task in self._by_task:
-                why = (
-                    "It was registered without a task."
-                    if task is None
-                    else f"`{self._by_task[task].label}` gives the head of `{task}` already."
-                )
-                raise InvalidRecipe(
-                    f"`{one.label}` cannot say which task its head is for.",
-                    why,
-                    "Of several experts each gives its head to its own task: name one for each.",
-                    expert=one.label,
-                )
-            self._by_task[task] = one
-        missing = [t for t in tasks or () if self._by_task and t not in self._by_task]
-        if missing:
-            raise InvalidRecipe(
-                f"None of the experts gives a head for task `{missing[0]}`.",
-                f"They are made for {', '.join(f'`{t}`' for t in self._by_task)}.",
-                "Name an expert of that task too, or evaluate the task apart.",
-                task=missing[0],
-            )
-
-    def of(self, task: str) -> Subject | None:
-        """The expert that gives the head for a task."""
-        return self._any or self._by_task.get(task)
-
-
 def _evaluated(
     registry: Registry,
     ref: str,
     tasks: Sequence[str] | None,
     samples: _Samples,
-    heads: _Heads,
+    heads: Heads,
     force: bool,
 ) -> Iterator[Evaluated]:
     """One model on its tasks."""
@@ -295,7 +252,7 @@ def _one(
     force: bool,
 ) -> Evaluated:
     """One model on one task: known, or run and recorded."""
-    from zoo.recording import recorded
+    from zoo.recording import recorded, splits
 
     rules = {
         "metric": METRIC,
@@ -303,11 +260,11 @@ def _one(
         "parameters": {"head": head.digest} if head else {},
         **examples,
     }
-    place = _place(sample)
+    own = model.version is not None and model.version.task == sample.task.name
     made = Evaluated(model.label, sample.task.name, sample.split, model.version)
     if model.version is not None and not force:
         kept = registry.catalog.measured(model.version.id)
-        if (known := _known(kept, place, rules)) is not None:
+        if (known := _known(kept, splits(own, sample, USUAL, ""), rules)) is not None:
             return replace(made, values=tuple(known), was_known=True)
     module = _module(registry, model, overlays, sample, head)
     values = _run(module, model.label, sample)
@@ -318,34 +275,29 @@ def _one(
     return replace(made, values=tuple(values))
 
 
-def _place(sample: Sample) -> str:
-    """The split that the scores of the whole are kept under."""
-    from zoo.recording import splits
-
-    return splits(False, sample, USUAL, "")[0]
-
-
 def _known(
-    kept: Iterable[MetricValue], place: str, rules: Mapping[str, Any]
+    kept: Iterable[MetricValue], places: Sequence[str], rules: Mapping[str, Any]
 ) -> list[MetricValue] | None:
     """What was recorded by these rules; None where it was not, or was replaced since.
 
     The values of the whole decide: values of parts may be left over from other rules, such as the
     accuracy of a class that a smaller sample has no examples of.
+
+    Args:
+        places: splits that the scores of the whole are kept under, the task's the last. The bare
+            one is missing where the version was given its task after it was scored on it.
     """
-
-    def fits(value: MetricValue) -> bool:
-        return all(value.protocol.get(k) == v for k, v in rules.items())
-
-    def is_score(value: MetricValue) -> bool:
-        return bool(value.protocol.get("metric") == rules["metric"])
-
-    whole = [v for v in kept if is_score(v) and v.split == place]
-    parts = [v for v in kept if is_score(v) and v.split.startswith(f"{place}/")]
+    place = places[-1]
+    scores = [v for v in kept if v.protocol.get("metric") == rules["metric"]]
+    right = [v for v in scores if all(v.protocol.get(k) == x for k, x in rules.items())]
+    whole = [v for v in scores if v.split == place]
+    parts = [v for v in scores if v.split.startswith(f"{place}/")]
     decisive = whole or parts
-    if not decisive or not all(fits(v) for v in decisive):
+    if not decisive or any(v not in right for v in decisive):
         return None
-    return [replace(v, split=v.split[len(place) + 1 :]) for v in (*whole, *parts) if fits(v)]
+    if whole and any(p not in {v.split for v in right} for p in places):
+        return None
+    return [replace(v, split=v.split[len(place) + 1 :]) for v in (*whole, *parts) if v in right]
 
 
 def _own_tasks(model: Subject, overlays: Sequence[str]) -> list[str]:
@@ -383,55 +335,26 @@ def _module(
     sample: Sample,
     head: Subject | None,
 ) -> torch.nn.Module:
-    """What is run: the model, or its model of the task, with the head asked for."""
+    """What is run: the model, or its model of the task, with the head asked for.
+
+    Raises:
+        InvalidCheckpoint: what builds it fails, other than by a `ZooError`.
+    """
     from zoo.overlays import task_names
 
     (file,) = task_names([sample.task.name])
-    if file in overlays:
-        module = registry.load(model.label, task=file).to(sample.device)
-    else:
-        module = model.module(sample.device)
-    if head is not None:
-        _take_head(module, model, head, sample.device)
+    try:
+        if file in overlays:
+            module = registry.load(model.label, task=file).to(sample.device)
+        else:
+            module = model.module(sample.device)
+        if head is not None:
+            take_head(module, model, head, sample.device)
+    except _FAULTS as error:
+        raise InvalidCheckpoint(
+            f"`{model.label}` cannot be loaded:", _said(error), "Mend its files or its plugin."
+        ) from error
     return module.eval()
-
-
-def _take_head(
-    module: torch.nn.Module, model: Subject, expert: Subject, device: str
-) -> torch.nn.Module:
-    """Put an expert's head in place of a module's own; classes may differ, features may not.
-
-    Raises:
-        IncompatibleModels: the two are of different architectures, or the head does not fit.
-        PluginError: the architecture does not say what its head is.
-    """
-    if model.architecture is None or expert.architecture is None:
-        (model if model.architecture is None else expert).module()  # says why it cannot be run
-    assert model.architecture is not None and expert.architecture is not None
-    if model.architecture.name != expert.architecture.name:
-        raise IncompatibleModels(
-            f"The head of `{expert.label}` is not for `{model.label}`:",
-            f"the architectures are `{expert.architecture.name}` and `{model.architecture.name}`.",
-            expert=expert.label,
-        )
-    name = expert.architecture.head(expert.config)
-    if name is None:
-        raise PluginError(
-            f"Architecture `{expert.architecture.name}` does not say what its head is.",
-            how="Its method `head` gives the name of the module that makes the outputs.",
-            architecture=expert.architecture.name,
-        )
-    own, other = module.get_submodule(name), expert.module(device).get_submodule(name)
-    shapes = [getattr(h.weight, "shape", ())[1:] for h in (own, other)]
-    if shapes[0] != shapes[1]:
-        raise IncompatibleModels(
-            f"The head of `{expert.label}` does not fit `{model.label}`:",
-            f"it takes {tuple(shapes[1])} features, and the model has {tuple(shapes[0])}.",
-            expert=expert.label,
-        )
-    parent, _, last = name.rpartition(".")
-    setattr(module.get_submodule(parent), last, other)
-    return module
 
 
 def _run(module: torch.nn.Module, label: str, sample: Sample) -> list[MetricValue]:
@@ -450,13 +373,17 @@ def _run(module: torch.nn.Module, label: str, sample: Sample) -> list[MetricValu
         with torch.no_grad():
             values = task.evaluate(module, sample)
     except _FAULTS as error:
-        said = (str(error).strip().splitlines() or [""])[0]
         raise IncompatibleModels(
             f"`{label}` cannot be run on task `{task.name}`:",
-            f"{type(error).__name__}: {said}",
+            _said(error),
             "Its inputs must be such as the task gives.",
             task=task.name,
         ) from error
     finally:
         sample.progress.done()
     return [v for v in values if math.isfinite(v.value)]
+
+
+def _said(error: Exception) -> str:
+    """The first line of what another library says."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

@@ -334,3 +334,29 @@ def test_a_version_whose_base_is_gone_is_still_run(registry, add):
     (found,) = registry.evaluate(["expert"])
 
     assert 0 <= found.metrics["accuracy"] <= 1
+
+
+def test_a_task_that_is_given_later_gets_the_bare_names(registry, add, runs):
+    add("expert")
+    registry.evaluate(["expert"], tasks=["three", "again"])
+    registry.annotate("expert", task="three")
+
+    (found,) = registry.evaluate(["expert"])
+    assert found.metrics["accuracy"] == found.metrics["accuracy/three"]
+
+    registry.annotate("expert", task="again")
+    (found,) = registry.evaluate(["expert"])
+    assert found.metrics["accuracy"] == found.metrics["accuracy/again"]
+    assert {"three": 2, "again": 2} == runs
+
+
+def test_an_architecture_that_fails_is_told(registry, add, monkeypatch):
+    add("expert", task="three")
+
+    def fails(self, directory):
+        raise KeyError("hidden_size")
+
+    monkeypatch.setattr(type(registry.plugins.architectures["zoo_mlp"]), "load", fails)
+    (found,) = evaluate(registry, ["expert"])
+
+    assert "`expert@1` cannot be loaded: KeyError: 'hidden_size'" in str(found.error)
