@@ -79,17 +79,22 @@ class HarnessTask(Task):
             batch_size=sample.batch,
             device=sample.device,
         )
-        found = harness.simple_evaluate(
-            model=model,
-            tasks=[asked],
-            limit=sample.count,
-            random_seed=sample.seed,
-            numpy_random_seed=sample.seed,
-            torch_random_seed=sample.seed,
-            fewshot_random_seed=sample.seed,
-            task_manager=manager,
-            log_samples=False,
-        )
+        # By keyword, zoo's modules give what transformers gives, and not the logits alone.
+        hook = module.register_forward_pre_hook(_by_keyword, with_kwargs=True)
+        try:
+            found = harness.simple_evaluate(
+                model=model,
+                tasks=[asked],
+                limit=sample.count,
+                random_seed=sample.seed,
+                numpy_random_seed=sample.seed,
+                torch_random_seed=sample.seed,
+                fewshot_random_seed=sample.seed,
+                task_manager=manager,
+                log_samples=False,
+            )
+        finally:
+            hook.remove()
         return values(found["results"][asked])
 
 
@@ -110,6 +115,12 @@ def values(results: dict[str, Any]) -> list[MetricValue]:
             )
         )
     return found
+
+
+def _by_keyword(
+    module: torch.nn.Module, given: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return (), {**dict(zip(("input_ids",), given, strict=True)), **named} if given else named
 
 
 def _harness() -> Any:

@@ -30,6 +30,8 @@ def harness(monkeypatch):
 
     def simple_evaluate(**options):
         calls.asked = options
+        if isinstance(calls.model["pretrained"], Model):
+            calls.heard = calls.model["pretrained"]("tokens")
         return {"results": {"colours": RESULTS}}
 
     def module(name, **contents):
@@ -55,6 +57,9 @@ def harness(monkeypatch):
 class Model(torch.nn.Module):
     name_or_path = "/models/one"
 
+    def forward(self, *given, **named):
+        return given, named
+
 
 def test_scores_of_the_harness_are_values(registry, harness):
     task = registry.task("lm_eval:colours")
@@ -78,6 +83,8 @@ def test_the_harness_is_asked_with_the_sample_s_protocol(registry, harness):
         harness.model[k] for k in ("tokenizer", "batch_size", "device")
     )
     assert (["colours"], 4) == (harness.asked["tasks"], harness.asked["limit"])
+    assert ((), {"input_ids": "tokens"}) == harness.heard
+    assert (("tokens",), {}) == module("tokens")
     assert {3} == {v for k, v in harness.asked.items() if k.endswith("seed")}
 
 
