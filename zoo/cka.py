@@ -108,7 +108,8 @@ class _Features:
     @classmethod
     def zero(cls, x: torch.Tensor, y: torch.Tensor) -> _Features:
         p, q = x.shape[1], y.shape[1]
-        return cls(*(x.new_zeros(shape) for shape in ((p, q), (p,), (q,), (p,), (q,))))
+        zeros = x.new_zeros
+        return cls(zeros(p, q), zeros(p), zeros(q), zeros(p), zeros(q))
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
         a, b = x.square().sum(1), y.square().sum(1)
