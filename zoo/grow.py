@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.digest import canonical_json
-from zoo.errors import IncompatibleModels, InvalidCheckpoint, InvalidRecipe
+from zoo.errors import IncompatibleModels, InvalidCheckpoint, InvalidRecipe, ZooError
 from zoo.grow_member import Grown, architecture_of, grow_member, is_single, measure_cell
 from zoo.grow_plan import SEED, GrowPlan, Member, read_plan, unknown_grid_key
 from zoo.grow_pool import workers
@@ -40,12 +40,15 @@ class Population:
     """Those whose pairs or sets were measured, in order of the grid."""
     phases: Mapping[str, str]
     """Reference -> phase, where the plan asks for phases."""
+    unlabelled: str | None
+    """Why there are no phases, where the plan asks for them."""
     seconds: float
 
     @property
     def problems(self) -> tuple[str, ...]:
         """All that failed, each with the name of the model or cell."""
-        return tuple(f"{g.name}: {p}" for g in (*self.members, *self.cells) for p in g.problems)
+        found = [f"{g.name}: {p}" for g in (*self.members, *self.cells) for p in g.problems]
+        return (*found, *([f"phases: {self.unlabelled}"] if self.unlabelled else []))
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -89,17 +92,26 @@ def grow(
                 progress.advance(1)
     finally:
         progress.done()
-    phases: dict[str, str] = {}
-    if plan.phases is not None:
-        assigned = registry.assign_phases(where=plan.where, **asdict(plan.phases))
-        phases = {v.ref: one.label.phase for one in assigned.cells for v in one.cell.members}
+    phases, unlabelled = _phases(registry, plan)
     return Population(
         plan=plan,
         members=tuple(done[m.name] for m in members),
         cells=tuple(cells[name] for name in names if name in cells),
         phases=phases,
+        unlabelled=unlabelled,
         seconds=time.perf_counter() - began,
     )
+
+
+def _phases(registry: Registry, plan: GrowPlan) -> tuple[dict[str, str], str | None]:
+    """Reference -> phase, as the plan asks; and why there are none."""
+    if plan.phases is None:
+        return {}, None
+    try:
+        assigned = registry.assign_phases(where=plan.where, **asdict(plan.phases))
+    except ZooError as error:
+        return {}, str(error)
+    return {v.ref: one.label.phase for one in assigned.cells for v in one.cell.members}, None
 
 
 def check(registry: Registry, plan: GrowPlan) -> None:

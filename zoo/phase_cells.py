@@ -151,7 +151,8 @@ class Read:
 def read(catalog: Catalog, cell: Cell) -> Read:
     """The means over a cell's members, and over the pairs of them.
 
-    The train loss is the metric `loss` on the split `train` of the members' task; mode
+    The train loss is the metric `train_loss`, which `zoo grow` records of just the examples and
+    labels that were trained on; else `loss` on the split `train` of the members' task. Mode
     connectivity and the Hessian's trace are those on `train` where they were measured there, and
     else those of the task, as CKA is.
     """
@@ -159,7 +160,9 @@ def read(catalog: Catalog, cell: Cell) -> Read:
     on_train, usual = f"{task}:{TRAIN}", (task, "")
     own = [catalog.measured(v.id) for v in seeds]
     pairs = [_group(catalog, a, b) for a, b in combinations(seeds, 2)]
-    loss = _quantity("train loss", "members", own, "loss", [on_train])
+    loss = _quantity("train loss", "members", own, "train_loss", [""])
+    if not loss.values:
+        loss = _quantity("train loss", "members", own, "loss", [on_train])
     trace = _quantity("trace", "members", own, "hessian_trace", [on_train, *usual])
     connectivity = _quantity(
         "connectivity", "pairs", pairs, "mode_connectivity", [on_train, *usual]

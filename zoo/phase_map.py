@@ -112,7 +112,8 @@ def _mean(catalog: Catalog, cell: Cell, colour: str | None) -> float | None:
     task = cell.task or ""
     on_train = f"{task}:{TRAIN}"
     if colour is None:
-        return mean_of(catalog, cell, "loss", [on_train])
+        found = mean_of(catalog, cell, "train_loss", [""])
+        return found if found is not None else mean_of(catalog, cell, "loss", [on_train])
     name, _, split = colour.partition("/")
     return mean_of(catalog, cell, name, [split] if split else ["", task, on_train])
 

@@ -240,6 +240,34 @@ def test_a_grown_zoo_has_phases_and_is_selected_and_merged_by_them(registry):
     assert 2 == len(parents)
 
 
+def test_the_phase_is_told_by_the_loss_on_what_was_trained_on(registry):
+    noisy = {
+        **PLAN,
+        "train": {**PLAN["train"], "label_noise": 0.5},
+        "grid": {"seed": [0, 1]},
+        "evaluate": [{"split": "train"}],
+        "measure": [{"metric": "like_phase_4b"}],
+        "phases": {},
+    }
+    grown = registry.grow(noisy, jobs=1)
+    members = [registry.get(g.versions[-1]) for g in grown.members]
+    (confidence,) = (
+        m for m in registry.catalog.measured(members[0].id) if m.name == "phase_confidence"
+    )
+
+    expected = sum(v.metrics["train_loss"] for v in members) / 2
+    assert expected == pytest.approx(confidence.protocol["train_loss"])
+    assert expected != pytest.approx(members[0].metrics["loss/digits:train"], rel=0.01)
+
+
+def test_phases_that_cannot_be_told_are_a_problem_and_the_models_stand(registry):
+    grown = registry.grow({**PLAN, "phases": {"rule": "nobodys"}}, jobs=1)
+
+    (problem,) = grown.problems
+    assert problem.startswith("phases: There is no rule of phases `nobodys`")
+    assert 4 == len(registry.select("name like 'tiny/%'"))
+
+
 def test_an_estimate_counts_models_steps_and_what_is_there(registry):
     registry.grow(PLAN, jobs=1)
     wider = {**PLAN, "grid": {"width": [2, 8, 9], "seed": [0, 1]}}
