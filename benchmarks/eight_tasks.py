@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -50,7 +51,7 @@ NETWORK = {
     "heads": 4, "inner": 128,
 }  # fmt: skip
 PRETRAIN = TrainingPlan(
-    optimizer="adamw", lr=2e-3, weight_decay=0.01, schedule="onecycle", epochs=10, batch=128,
+    optimizer="adamw", lr=2e-3, weight_decay=0.01, schedule="onecycle", epochs=8, batch=128,
     split="pretrain",
 )  # fmt: skip
 PROBE = TrainingPlan(optimizer="adam", lr=3e-3, schedule="cosine", epochs=3, batch=64)
@@ -58,9 +59,10 @@ FINETUNE = TrainingPlan(optimizer="adam", lr=3e-4, schedule="cosine", epochs=6, 
 SMALL = {"digits-28": 5}
 """Epochs of a task with few examples, times this."""
 
+MOMENTS = "exp_avg_sq"
 VALIDATION = 500
 """Examples of each task that choose a method's settings."""
-SCALES = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6)
+SCALES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
 GRID: dict[str, dict[str, tuple[Any, ...]]] = {
     "cabs": {"weight": (0.1, 0.2, 0.3, 0.5, 0.8)},
     "consensus": {"lambda": SCALES, "mask_lambda": (0.2, 0.4)},
@@ -80,7 +82,7 @@ GRID: dict[str, dict[str, tuple[Any, ...]]] = {
 LEFT_OUT = {"task_vectors": "composes what other lines show"}
 DRAWS = 5
 """Of a method that draws at random, in the comparison with fusion_bench."""
-QUICK = ("linear", "task_arithmetic", "ties", "emr", "wudi")
+QUICK = ("linear", "task_arithmetic", "ties", "emr", "ota")
 
 
 def theirs(method: str, p: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -104,6 +106,12 @@ def theirs(method: str, p: Mapping[str, Any]) -> dict[str, Any] | None:
     return found.get(method)
 
 
+def _core_seconds() -> float:
+    """Of this process, and of those it ran."""
+    used = (resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
 def expert(task: str) -> str:
     return f"expert-{task}"
 
@@ -122,7 +130,7 @@ class Suite:
         self.registry = zoo.open(work / "registry.db")
         self.vit = self.registry.plugins.architectures["zoo_vit"]
         self._times = work / "times.json"
-        self.times: dict[str, float] = (
+        self.times: dict[str, dict[str, float]] = (
             json.loads(self._times.read_text()) if self._times.exists() else {}
         )
         with self.timed("declare the tasks"):
@@ -130,14 +138,15 @@ class Suite:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Adds to the seconds that a stage took, in all runs of it."""
+        """Adds to the seconds that a stage took, in all runs of it, and had a core."""
         print(stage, flush=True)
-        began = time.perf_counter()
+        began = {"wall": time.perf_counter(), "core": _core_seconds()}
         try:
             yield
         finally:
-            took = time.perf_counter() - began
-            self.times[stage] = round(self.times.get(stage, 0) + took, 1)
+            ended = {"wall": time.perf_counter(), "core": _core_seconds()}
+            before = self.times.get(stage, {"wall": 0.0, "core": 0.0})
+            self.times[stage] = {k: round(before[k] + ended[k] - began[k], 1) for k in ended}
             self._times.write_text(json.dumps(self.times, indent=1))
 
     def task(self, name: str) -> Any:
@@ -176,28 +185,44 @@ class Suite:
             self.register(module, config["classes"], [record], name="base", kind="base")
 
     def train_expert(self, name: str) -> None:
-        if self.has(expert(name)):
-            return
-        with self.timed("train the experts"):
-            task = self.task(name)
-            classes = len(task.labels)
-            module = fresh(lambda: self.vit.build({**NETWORK, "classes": classes}), 1)
-            start = self.registry.load_state("base")
-            module.load_state_dict({**module.state_dict(), **body(start)})
-            more = SMALL.get(name, 1)
-            records = []
-            for plan, is_trained in ((PROBE, "head."), (FINETUNE, "")):
-                for key, parameter in module.named_parameters():
-                    parameter.requires_grad_(key.startswith("head.") == bool(is_trained))
-                plan = replace(plan, epochs=plan.epochs * more)
-                label = f"{name}-{'probe' if is_trained else 'finetune'}"
-                records.append(self._train(module, task, plan, label))
-            self.register(
-                module, classes, records, name=expert(name), task=name, base="base",
-                license=task.license,
-            )  # fmt: skip
+        if not self.has(expert(name)):
+            with self.timed("train the experts"):
+                self._train_expert(name)
             (found,) = self.registry.evaluate([expert(name)])
             print(f"  {name}: {found.metrics['accuracy']:.4f}", flush=True)
+        self._attach_moments(name)
+
+    def _train_expert(self, name: str) -> None:
+        """The head on the frozen base, then the base under the frozen head."""
+        task = self.task(name)
+        classes = len(task.labels)
+        module = fresh(lambda: self.vit.build({**NETWORK, "classes": classes}), 1)
+        start = self.registry.load_state("base")
+        module.load_state_dict({**module.state_dict(), **body(start)})
+        records = []
+        for plan, trains_head in ((PROBE, True), (FINETUNE, False)):
+            for key, parameter in module.named_parameters():
+                parameter.requires_grad_(key.startswith("head.") == trains_head)
+            plan = replace(plan, epochs=plan.epochs * SMALL.get(name, 1))
+            label = f"{name}-{'probe' if trains_head else 'finetune'}"
+            records.append(self._train(module, task, plan, label))
+        self.register(
+            module, classes, records, name=expert(name), task=name, base="base",
+            license=task.license,
+        )  # fmt: skip
+
+    def _attach_moments(self, name: str) -> None:
+        """Adam's second moments, as training left them; some methods weigh by them."""
+        from zoo.artifacts import artifact_of
+
+        if artifact_of(self.registry, self.registry.get(expert(name)), MOMENTS) is not None:
+            return
+        saved = torch.load(self.work / "states" / f"{name}-finetune.pt", weights_only=True)
+        keys = [k for k in self.registry.load(expert(name)).state_dict() if k[:5] != "head."]
+        found = {k: saved["optimizer"]["state"][i]["exp_avg_sq"] for i, k in enumerate(keys)}
+        place = self.work / "saved" / f"{name}-{MOMENTS}.safetensors"
+        save_file(found, place)
+        self.registry.attach(expert(name), MOMENTS, place)
 
     def _train(self, module: Any, task: Any, plan: TrainingPlan, label: str) -> Any:
         state = self.work / "states" / f"{label}.pt"
@@ -279,8 +304,8 @@ def applies(method: Method) -> str:
         return LEFT_OUT[method.name]
     if method.needs in ("model", "data"):
         return f"needs {method.needs}"
-    if method.artifacts:
-        return f"needs {', '.join(method.artifacts)} of each expert"
+    if missing := set(method.artifacts) - {MOMENTS}:
+        return f"needs {', '.join(sorted(missing))} of each expert"
     if method.max_experts is not None and method.max_experts < len(TASKS):
         return f"takes {method.max_experts} expert{'s' * (method.max_experts > 1)}"
     return ""

@@ -80,16 +80,17 @@ def _lines(
     methods = [n for n in rows if n not in FIRST and "mean" in rows[n]]
     whole = sorted((n for n in methods if not rows[n]["per_task"]), key=lambda n: rows[n]["mean"])
     parts = sorted((n for n in methods if rows[n]["per_task"]), key=lambda n: rows[n]["mean"])
-    minutes = sum(about["seconds"].values()) / 60
-    stages = ", ".join(f"{k} {v:.0f} s" for k, v in about["seconds"].items())
+    minutes = {k: sum(t[k] for t in about["seconds"].values()) / 60 for k in ("wall", "core")}
+    stages = ", ".join(f"{k} {t['core']:.0f} s" for k, t in about["seconds"].items())
     head = ["method", "settings", *tasks, "average", "95 %", "normalized", "fusion_bench", "gap"]
     network = about["network"]
     return [
         "# Eight tasks, one small vision transformer, every merge method",
         "",
         f"{facts['date']}; zoo {facts['zoo']}, torch {facts['torch']}, fusion_bench "
-        f"{facts['fusion_bench']}. Written by `benchmarks/eight_tasks.py` in {minutes:.0f} "
-        f"minutes on one thread ({stages}).",
+        f"{facts['fusion_bench']}. Written by `benchmarks/eight_tasks.py`, which had a core for "
+        f"{minutes['core']:.0f} minutes ({stages}) and took {minutes['wall']:.0f} on a machine of "
+        "2 cores that did other work too.",
         "",
         f"Accuracy in percent on the test data. `{network['model_type']}` of "
         f"{about['parameters']:,} parameters (width {network['width']}, depth "
