@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _NOTHING = 1e-9
 """Of the largest value; what rises less is rounding."""
+_NONE = "no barrier"
 _ONE_ROW = 44
 """Letters of both names that fit below one panel side by side."""
 
@@ -98,7 +99,7 @@ class _Panel:
         found = highest_rise(at, curve).height
         told = self.form.format(found)
         if found <= _NOTHING * max(abs(v) for v in curve) or not float(told):
-            return "no barrier"
+            return _NONE
         return f"barrier {told} {self.unit}"
 
 
@@ -154,10 +155,10 @@ def _mark(
 
 
 def _told(line: Line, panels: Sequence[_Panel], i: int) -> str:
-    heights = " and ".join(panel.height(line.at, panel.curves[i]) for panel in panels)
-    if heights == "no barrier and no barrier":
-        heights = "no barrier"
-    return f"{line.start} to {line.end}: {heights}"
+    heights = [panel.height(line.at, panel.curves[i]) for panel in panels]
+    rises = [h.removeprefix("barrier ") for h in heights if h != _NONE]
+    told = f"barrier {' and '.join(rises)}" if rises else _NONE
+    return f"{line.start} to {line.end}: {told}"
 
 
 def _chord(at: Sequence[float], values: Sequence[float]) -> list[float]:
