@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from zoo.hookspecs import hookimpl
     from zoo.in_memory import merge
     from zoo.loading import load, load_state
-    from zoo.metric import Metric, metric
+    from zoo.metrics import Metric, metric
     from zoo.parameters import Fraction, PerExpert
     from zoo.records import MetricValue, Version
     from zoo.registry import Registry, open
@@ -29,7 +29,7 @@ _HOMES = {
     "Fraction": "zoo.parameters",
     "Mergekit": "zoo.contract",
     "Method": "zoo.contract",
-    "Metric": "zoo.metric",
+    "Metric": "zoo.metrics",
     "MetricValue": "zoo.records",
     "Overlay": "zoo.contract",
     "Parts": "zoo.contract",
@@ -46,7 +46,7 @@ _HOMES = {
     "load_state": "zoo.loading",
     "merge": "zoo.in_memory",
     "method": "zoo.contract",
-    "metric": "zoo.metric",
+    "metric": "zoo.metrics",
     "open": "zoo.registry",
 }
 

@@ -137,7 +137,7 @@ def check(registry: Registry, plan: GrowPlan) -> None:
 
 
 def _check_metrics(registry: Registry, plan: GrowPlan) -> None:
-    from zoo.metric import metrics_named, parameters_of_each
+    from zoo.metrics import metrics_named, parameters_of_each
 
     seeds = len(plan.grid.get(SEED, (0,)))
     for asked in plan.measure:

@@ -115,7 +115,7 @@ def _seconds_of_a_step(registry: Registry, member: Member, task: Task, size: int
 
 def _passes(registry: Registry, asked: MetricOf, seeds: int) -> float:
     """Passes over the sample for one member: its own, and its share of those of its cell."""
-    from zoo.metric import metrics_named, parameters_of_each
+    from zoo.metrics import metrics_named, parameters_of_each
 
     total = 0.0
     chosen = metrics_named(registry.plugins.metrics, [asked.metric])

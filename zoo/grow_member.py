@@ -100,7 +100,7 @@ def is_single(registry: Registry, asked: MetricOf) -> bool:
     Raises:
         InvalidRecipe: there is no such metric.
     """
-    from zoo.metric import metrics_named
+    from zoo.metrics import metrics_named
 
     return all(m.arity == 1 for m in metrics_named(registry.plugins.metrics, [asked.metric]))
 

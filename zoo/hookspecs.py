@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from zoo.architecture import Architecture
     from zoo.checkpoint import Format
     from zoo.contract import Method
-    from zoo.metric import Metric
+    from zoo.metrics import Metric
     from zoo.records import Version
     from zoo.task import Task
 

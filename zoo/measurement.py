@@ -28,7 +28,7 @@ from zoo.errors import (
     did_you_mean,
 )
 from zoo.measurement_cost import Costs
-from zoo.metric import Metric, metrics_named, parameters_of_each
+from zoo.metrics import Metric, metrics_named, parameters_of_each
 from zoo.progress import NoProgress, Progress
 from zoo.recording import recorded, splits
 from zoo.records import MetricValue, Version

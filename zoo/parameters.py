@@ -21,7 +21,7 @@ from zoo.contract import INJECTED, Method
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from zoo.metric import Metric
+    from zoo.metrics import Metric
 
 T = TypeVar("T")
 

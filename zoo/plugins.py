@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from zoo.architecture import Architecture
     from zoo.checkpoint import Format
     from zoo.contract import Method
-    from zoo.metric import Metric
+    from zoo.metrics import Metric
     from zoo.task import Task
 
 Reject = (Exception, SystemExit)
@@ -98,7 +98,7 @@ class _Offers:
 _KINDS = {
     "formats": "zoo.checkpoint.Format",
     "methods": "zoo.contract.Method",
-    "metrics": "zoo.metric.Metric",
+    "metrics": "zoo.metrics.Metric",
     "architectures": "zoo.architecture.Architecture",
     "tasks": "zoo.task.Task",
 }

@@ -10,7 +10,7 @@ from zoo_cli.output import Column, show_table
 
 if TYPE_CHECKING:
     from zoo.contract import Method
-    from zoo.metric import Metric
+    from zoo.metrics import Metric
 
 
 def show_parameters(of: Method | Metric) -> None:

@@ -37,7 +37,7 @@ def extensions() -> str:
     import zoo.architecture
     import zoo.checkpoint
     import zoo.contract
-    import zoo.metric
+    import zoo.metrics
     import zoo.sample
     import zoo.subject
     import zoo.task
@@ -51,7 +51,7 @@ def extensions() -> str:
         (zoo.contract, ("Method", "Statistic", "Chunk")),
         (zoo.architecture, ("Architecture",)),
         (zoo.task, ("Task",)),
-        (zoo.metric, ("Metric",)),
+        (zoo.metrics, ("Metric",)),
         (zoo.sample, ("Sample",)),
         (zoo.subject, ("Subject",)),
         (zoo.checkpoint, ("Format", "Checkpoint", "TensorInfo", "Opened")),

@@ -9,7 +9,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Interval
 
 from zoo import MetricValue, Sample, Subject, hookimpl
-from zoo.metric import Metric, metric
+from zoo.metrics import Metric, metric
 
 PERCENT = 100
 """The published values are errors in percent."""

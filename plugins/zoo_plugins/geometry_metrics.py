@@ -13,7 +13,7 @@ from annotated_types import Interval
 
 from zoo import MetricValue, Subject, hookimpl
 from zoo.errors import IncompatibleModels, InvalidRecipe
-from zoo.metric import Metric, metric
+from zoo.metrics import Metric, metric
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Interval
 
 from zoo import Fraction, MetricValue, Sample, Subject, hookimpl
-from zoo.metric import Metric, metric
+from zoo.metrics import Metric, metric
 
 if TYPE_CHECKING:
     from zoo.landscape.hessian import Spectrum

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from zoo import MetricValue, Sample, Subject, hookimpl
 from zoo.errors import IncompatibleModels
-from zoo.metric import Metric, metric
+from zoo.metrics import Metric, metric
 
 if TYPE_CHECKING:
     import torch

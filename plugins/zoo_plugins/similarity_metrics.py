@@ -10,7 +10,7 @@ from annotated_types import Ge
 
 from zoo import MetricValue, Sample, Subject, hookimpl
 from zoo.errors import InvalidRecipe, did_you_mean
-from zoo.metric import Metric, metric
+from zoo.metrics import Metric, metric
 
 if TYPE_CHECKING:
     import torch

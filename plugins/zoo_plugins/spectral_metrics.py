@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from zoo import MetricValue, Subject, hookimpl
-from zoo.metric import Metric, metric
+from zoo.metrics import Metric, metric
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.metric import Metric, metric
+from zoo.metrics import Metric, metric
 from zoo.modules import save_module
 from zoo.plugins import Plugins, load_plugins
 from zoo.records import MetricValue

@@ -15,7 +15,7 @@ from torch import nn
 
 from zoo.architecture import Architecture
 from zoo.checkpoint import MemoryCheckpoint
-from zoo.metric import Metric
+from zoo.metrics import Metric
 from zoo.plugins import load_plugins
 from zoo.sample import Sample
 from zoo.subject import Subject

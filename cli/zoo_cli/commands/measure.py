@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from zoo.measurement import Measured, Measurement
-    from zoo.metric import Metric
+    from zoo.metrics import Metric
     from zoo.registry import Registry
 
 
@@ -210,7 +210,7 @@ def _show_plan(
 
 
 def _list(known: Mapping[str, Metric], names: Sequence[str], as_json: bool) -> None:
-    from zoo.metric import metrics_named
+    from zoo.metrics import metrics_named
 
     metrics = metrics_named(known, names) if names else [known[n] for n in sorted(known)]
     if as_json:
