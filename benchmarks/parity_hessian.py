@@ -225,8 +225,8 @@ def page(rows: list[Row], said: list[str]) -> str:
         "Written by `benchmarks/parity_hessian.py`. Networks trained for 8 epochs on the shipped "
         f"digits; the Hessian of {EXAMPLES} training examples. Both programs get the same random "
         "vectors, but for power iteration. PyHessian's density calls `torch.eig`, which torch no "
-        "longer has; the benchmark puts `eigh` in its place. Times are of one run on a machine that "
-        "may be busy.",
+        "longer has; the benchmark puts `eigh` in its place. Times are of one run on a machine "
+        "that may be busy.",
         "",
         "| network | what | PyHessian | zoo | relative difference |",
         "|---|---|---:|---:|---:|",
