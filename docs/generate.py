@@ -19,6 +19,7 @@ from generator.database import queries, tables
 from generator.errors import errors
 from generator.json_shapes import json_shapes
 from generator.methods import bundled_methods, method_page, methods_index
+from generator.metrics import metrics_page
 from generator.pictures import picture
 from generator.plugins import extensions, hooks
 from generator.python_api import python_api
@@ -37,6 +38,7 @@ def pages() -> dict[str, str]:
         "hooks.md": hooks,
         "json.md": json_shapes,
         "methods/index.md": methods_index,
+        "metrics.md": metrics_page,
         "python.md": python_api,
         "queries.md": queries,
         "recipe.md": recipe,

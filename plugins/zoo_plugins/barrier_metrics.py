@@ -8,8 +8,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-from zoo import MetricValue, Sample, Subject, hookimpl
-from zoo.metrics import Metric, metric
+from zoo import Metric, MetricValue, Sample, Subject, hookimpl, metric
 
 Points = Annotated[int, Ge(3), "positions on the line, both ends among them"]
 NormExamples = Annotated[

@@ -8,8 +8,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Interval
 
-from zoo import MetricValue, Sample, Subject, hookimpl
-from zoo.metrics import Metric, metric
+from zoo import Metric, MetricValue, Sample, Subject, hookimpl, metric
 
 PERCENT = 100
 """The published values are errors in percent."""

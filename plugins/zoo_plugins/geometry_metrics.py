@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Interval
 
-from zoo import MetricValue, Subject, hookimpl
+from zoo import Metric, MetricValue, Subject, hookimpl, metric
 from zoo.errors import IncompatibleModels, InvalidRecipe
-from zoo.metrics import Metric, metric
 
 if TYPE_CHECKING:
     import torch

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
-from zoo import MetricValue, Sample, Subject, hookimpl
+from zoo import Metric, MetricValue, Sample, Subject, hookimpl, metric
 from zoo.errors import InvalidRecipe, did_you_mean
-from zoo.metrics import Metric, metric
 
 if TYPE_CHECKING:
     import torch
