@@ -194,7 +194,7 @@ def check_axes(case: Case) -> None:
     if not axes:
         raise NotDeclared("`axes` is empty")
     module = case.module()
-    state = stored(module)
+    state = {n: t.clone() for n, t in stored(module).items()}  # not the memory that is filled
     units = case.architecture.units(case.config)
     sizes = group_sizes(axes, {n: tuple(t.shape) for n, t in state.items()}, units)
     left_out = sorted(state.keys() - axes.keys())

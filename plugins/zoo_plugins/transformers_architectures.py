@@ -60,6 +60,7 @@ class Transformers(Architecture):
             config=_configuration(kind, config),
             dtype="auto",
             local_files_only=True,
+            use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, with all else
         )
