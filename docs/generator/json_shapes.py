@@ -11,7 +11,7 @@ from typing import Any
 
 from generator.markdown import fenced
 
-KEYED_BY_DATA = {"metrics", "parameters", "tags", "timings", "methods"}
+KEYED_BY_DATA = {"gives", "metrics", "parameters", "tags", "timings", "methods"}
 """Maps whose keys are somebody's words."""
 
 COMMANDS = """
@@ -31,6 +31,9 @@ zoo verify                       | verify mean
 zoo verify                       | verify mean --replay
 zoo diff                         | diff one two
 zoo diff                         | diff one one
+zoo measure                      | measure one two --metric task_vectors
+zoo measure --dry-run            | measure one two --metric task_vectors --dry-run
+zoo measure --list               | measure --list --metric task_vectors
 zoo path                         | path mean
 zoo export                       | export mean exported
 zoo query                        | query "SELECT name, version FROM versions"
