@@ -466,7 +466,10 @@ def compute(
     except Exception as error:
         raise PluginError(
             f"Metric `{metric.name}` failed on {labels}:",
-            f"{type(error).__name__}: {error}".rstrip(": ") + ".",
+            f"{type(error).__name__}: {error}".rstrip(": .") + ".",
+            f"Does the model take the inputs of `{sample.task.name}`? `zoo evaluate` tells."
+            if sample
+            else "",
             metric=metric.name,
         ) from error
     for value in found:
