@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Interval
 
-from zoo import Fraction, MetricValue, Sample, Subject, hookimpl
-from zoo.metrics import Metric, metric
+from zoo import Fraction, Metric, MetricValue, Sample, Subject, hookimpl, metric
 
 if TYPE_CHECKING:
     from zoo.landscape.hessian import Spectrum

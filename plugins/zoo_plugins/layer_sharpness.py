@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
-from zoo import MetricValue, Sample, Subject, hookimpl
-from zoo.metrics import Metric, metric
+from zoo import Metric, MetricValue, Sample, Subject, hookimpl, metric
 
 _LAYERS = 24
 """Layers that the cost is told for; how many a model has is not known beforehand."""

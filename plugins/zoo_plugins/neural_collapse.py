@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from zoo import MetricValue, Sample, Subject, hookimpl
+from zoo import Metric, MetricValue, Sample, Subject, hookimpl, metric
 from zoo.errors import IncompatibleModels
-from zoo.metrics import Metric, metric
 
 if TYPE_CHECKING:
     import torch

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from zoo import MetricValue, Subject, hookimpl
-from zoo.metrics import Metric, metric
+from zoo import Metric, MetricValue, Subject, hookimpl, metric
 
 if TYPE_CHECKING:
     import numpy as np

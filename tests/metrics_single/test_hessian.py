@@ -23,7 +23,7 @@ from small_subjects import (
 )
 from torch import nn
 
-from zoo.errors import IncompatibleModels, InvalidCheckpoint
+from zoo.errors import IncompatibleModels, InvalidCheckpoint, InvalidRecipe
 from zoo.landscape import hessian as numerics
 from zoo.landscape.lanczos import Lanczos, lanczos
 from zoo.landscape.objective import Objective, objective
@@ -501,3 +501,12 @@ def test_an_exhausted_space_ends_lanczos() -> None:
 
     np.testing.assert_allclose([2, 3], ritz.values, atol=1e-12)
     np.testing.assert_allclose([0, 0], ritz.residuals, atol=1e-12)
+
+
+def test_a_model_too_large_for_lanczos_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, task = subject(mlp(1, 4, 6, 3)), points(2, 40, 4)
+    monkeypatch.setattr("zoo.landscape.lanczos.memory", lambda: 1000)
+
+    with pytest.raises(InvalidRecipe, match="solver=power"):
+        run("hessian", model, sample(task))
+    assert "hessian_top" in run("hessian", model, sample(task), solver="power")

@@ -41,7 +41,7 @@ def oracle(eigenvalues: np.ndarray) -> tuple[float, float, float]:
     """(alpha, distance, xmin), by plain loops over the definition."""
     x = sorted(v for v in eigenvalues if v >= 1e-5 * max(eigenvalues))
     best = (math.nan, math.inf, math.nan)
-    for xmin in x[:-1]:
+    for xmin in x[:-1] if len(x) >= 10 else []:
         tail = [v for v in x if v >= xmin]
         n = len(tail)
         total = sum(math.log(v / xmin) for v in tail)

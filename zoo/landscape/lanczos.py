@@ -6,11 +6,13 @@ Source: Golub and Welsch 1969; Golub and Van Loan, Matrix Computations, section 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
+from zoo.errors import InvalidRecipe
 from zoo.landscape.objective import dot
 
 Product = Callable[[torch.Tensor], torch.Tensor]
@@ -37,6 +39,9 @@ class Lanczos:
     """Steps of Lanczos from a start, with full re-orthogonalisation.
 
     Memory: one vector of shape (p,) per step.
+
+    Raises:
+        InvalidRecipe: by `step`, when they would take more than half of the machine's memory.
     """
 
     def __init__(self, product: Product, start: torch.Tensor) -> None:
@@ -52,6 +57,14 @@ class Lanczos:
 
     def step(self) -> None:
         q = self._basis[-1]
+        if q.device.type == "cpu" and len(self._basis) * q.nbytes > memory() / 2:
+            raise InvalidRecipe(
+                f"{len(self._basis)} vectors of {q.numel():,} parameters do not fit in half of the "
+                "machine's memory.",
+                "Lanczos keeps one for each step.",
+                f"Take fewer steps than {len(self._basis)}; for leading eigenvalues, "
+                "`solver=power` keeps two.",
+            )
         w = self._product(q)
         self.alpha.append(dot(q, w))
         for _ in range(2):  # twice is enough (Parlett)
@@ -77,6 +90,14 @@ class Lanczos:
         off = torch.tensor(self.beta[:-1], dtype=torch.float64)
         values, vectors = torch.linalg.eigh(t + torch.diag(off, 1) + torch.diag(off, -1))
         return Ritz(values, vectors[0] ** 2, self.beta[-1] * vectors[-1].abs())
+
+
+def memory() -> float:
+    """Bytes of the machine's memory; infinite where the system does not say."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def lanczos(product: Product, start: torch.Tensor, steps: int) -> Ritz:

@@ -122,11 +122,12 @@ def barrier(heights: Sequence[float]) -> float:
     """The most that a curve rises above the straight line between its ends; never negative.
 
     Args:
-        heights: loss or error at equally spaced places, ends included, two or more.
+        heights: loss or error at equally spaced places, ends included, three or more.
     """
     first, last = heights[0], heights[-1]
     steps = len(heights) - 1
-    return max(h - (first + (last - first) * k / steps) for k, h in enumerate(heights))
+    inside = enumerate(heights[1:-1], 1)  # at the ends it is zero, and rounding is not asked
+    return max(0.0, *(h - (first + (last - first) * k / steps) for k, h in inside))
 
 
 def stragglers(barriers: Mapping[str, float], threshold: float | None) -> list[str]:
