@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     from zoo.grow_member import Grown
     from zoo.registry import Registry
 
@@ -27,7 +29,8 @@ def workers(registry: Registry, jobs: int) -> Iterator[Run]:
     """Where jobs run: here for one, else in `jobs` processes, each with the registry open.
 
     The processes are spawned: a script that comes here must have its work under
-    `if __name__ == "__main__":`. They end when this process ends, however it does.
+    `if __name__ == "__main__":`. They end at once when this process ends, or the block is left by
+    an exception.
     """
     from zoo.single_thread import single_threaded_torch
 
@@ -37,11 +40,11 @@ def workers(registry: Registry, jobs: int) -> Iterator[Run]:
         return
     import multiprocessing
 
+    spawn = multiprocessing.get_context("spawn")
+    # Nothing is ever sent: who holds the other end sees it close, whatever closed it.
+    ending, ours = spawn.Pipe(duplex=False)
     pool = ProcessPoolExecutor(
-        jobs,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start,
-        initargs=(registry.opening,),
+        jobs, mp_context=spawn, initializer=_start, initargs=(registry.opening, ending)
     )
 
     def run(job: Job, calls: Sequence[tuple[Any, ...]]) -> Iterator[Grown]:
@@ -59,17 +62,19 @@ def workers(registry: Registry, jobs: int) -> Iterator[Run]:
     try:
         yield run
     except BaseException:
-        pool.shutdown(wait=True, cancel_futures=True)
+        ours.close()
+        pool.shutdown(cancel_futures=True)
         raise
     pool.shutdown()
+    ours.close()
 
 
 _registry: Registry | None = None
 
 
-def _start(opening: dict[str, Any]) -> None:
+def _start(opening: dict[str, Any], ending: Connection) -> None:
     """In a new process: open the registry, and end with the process that made us."""
-    import multiprocessing
+    import signal
     import warnings
 
     import torch
@@ -78,14 +83,14 @@ def _start(opening: dict[str, Any]) -> None:
     from zoo.plugins import BrokenPluginWarning
 
     global _registry
-    parent = multiprocessing.parent_process()
-    assert parent is not None
 
     def end_with_it() -> None:
-        parent.join()
+        ending.poll(None)
         os._exit(1)
 
     threading.Thread(target=end_with_it, daemon=True).start()
+    # Ctrl-C reaches all of a terminal's processes; the first one ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Whoever started us was told already.
     warnings.simplefilter("ignore", BrokenPluginWarning)
     torch.set_num_threads(1)
