@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.digest import canonical_json
-from zoo.errors import IncompatibleModels, InvalidCheckpoint, InvalidRecipe, ZooError
+from zoo.errors import (
+    IncompatibleModels,
+    InvalidCheckpoint,
+    InvalidRecipe,
+    ZooError,
+    did_you_mean,
+)
 from zoo.grow_member import Grown, architecture_of, grow_member, is_single, measure_cell
 from zoo.grow_plan import SEED, GrowPlan, Member, read_plan, unknown_grid_key
 from zoo.grow_pool import workers
@@ -127,13 +133,29 @@ def check(registry: Registry, plan: GrowPlan) -> None:
     """
     from zoo.known_tasks import task_named
 
-    for name in {plan.task, *(t for e in plan.evaluate for t in e.tasks or ())}:
-        task_named(registry, name)
-    _check_metrics(registry, plan)
     task = task_named(registry, plan.task)
+    for split in dict.fromkeys(m.train.split for m in plan.members):
+        _check_split(task, split)
+    for asked in plan.evaluate:
+        for name in asked.tasks or (plan.task,):
+            _check_split(task_named(registry, name), asked.split)
+    for one in plan.measure:
+        if one.split is not None:
+            _check_split(task_named(registry, one.task or plan.task), one.split)
+    _check_metrics(registry, plan)
     configs = {canonical_json(m.config): m for m in plan.members}
     for member in configs.values():
         _check_config(registry, plan, member, task)
+
+
+def _check_split(task: Task, split: str) -> None:
+    if split not in task.splits:
+        raise InvalidRecipe(
+            f"Task `{task.name}` has no split `{split}`.",
+            how=did_you_mean(split, list(task.splits)),
+            task=task.name,
+            split=split,
+        )
 
 
 def _check_metrics(registry: Registry, plan: GrowPlan) -> None:

@@ -114,33 +114,41 @@ def _evaluate(registry: Registry, plan: GrowPlan, refs: Sequence[str]) -> list[s
 
     problems = []
     for asked in plan.evaluate:
-        done = evaluate(
-            registry,
-            refs,
-            tasks=asked.tasks,
-            split=asked.split,
-            samples=asked.samples,
-            batch=asked.batch,
-            seed=asked.seed,
-        )
-        problems += [str(one.error) for one in done if one.error is not None]
+        try:
+            done = evaluate(
+                registry,
+                refs,
+                tasks=asked.tasks,
+                split=asked.split,
+                samples=asked.samples,
+                batch=asked.batch,
+                seed=asked.seed,
+            )
+        except ZooError as error:
+            problems.append(str(error))
+        else:
+            problems += [str(one.error) for one in done if one.error is not None]
     return problems
 
 
 def _measure(registry: Registry, metrics: Sequence[MetricOf], refs: Sequence[str]) -> list[str]:
     problems = []
     for asked in metrics:
-        done = registry.measure(
-            refs,
-            metrics=[asked.metric],
-            task=asked.task,
-            split=asked.split,
-            parameters=asked.parameters,
-            samples=asked.samples,
-            batch=asked.batch,
-            seed=asked.seed,
-        )
-        problems += [str(one.error) for one in done if one.error is not None]
+        try:
+            done = registry.measure(
+                refs,
+                metrics=[asked.metric],
+                task=asked.task,
+                split=asked.split,
+                parameters=asked.parameters,
+                samples=asked.samples,
+                batch=asked.batch,
+                seed=asked.seed,
+            )
+        except ZooError as error:
+            problems.append(str(error))
+        else:
+            problems += [str(one.error) for one in done if one.error is not None]
     return problems
 
 

@@ -95,6 +95,8 @@ class TrainingPlan:
             if not (least <= value <= most and math.isfinite(value)):
                 span = f"{least} to {most}" if most < math.inf else f"at least {least}"
                 raise _wrong(name, value, f"It is {span}.")
+        if not isinstance(self.split, str):
+            raise _wrong("split", self.split, "It is the name of a part of the data.")
         for name in ("lr", "data"):
             if not getattr(self, name):
                 raise _wrong(name, 0, "It is more than 0.")

@@ -291,6 +291,13 @@ def test_an_estimate_counts_models_steps_and_what_is_there(registry):
     [
         ({"task": "digit"}, NotFound, "Did you mean `digits`"),
         ({"evaluate": {"tasks": ["digist"]}}, NotFound, "Did you mean `digits`"),
+        ({"evaluate": {"split": "tset"}}, InvalidRecipe, "Did you mean `test`"),
+        (
+            {"measure": [{"metric": "weights_norm", "split": "tran"}]},
+            InvalidRecipe,
+            "Did you mean `train`",
+        ),
+        ({"train": {"split": "trian"}}, InvalidRecipe, "Did you mean `train`"),
         ({"architecture": {"model_type": "zoo_mpl"}}, PluginError, "Did you mean `zoo_mlp`"),
         ({"grid": {"widht": [2]}}, InvalidRecipe, "Did you mean `width`"),
         ({"grid": {"bacth": [2]}}, InvalidRecipe, "Did you mean `batch`"),

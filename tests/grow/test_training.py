@@ -225,6 +225,7 @@ def test_sgd_takes_the_steps_that_the_formula_says(clouds):
         ({"data": 1.2}, "0 to 1"),
         ({"label_noise": -0.1}, "0 to 1"),
         ({"max_steps": 0}, "at least 1"),
+        ({"split": 3}, "`split` cannot be 3"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(settings, said):
