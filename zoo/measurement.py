@@ -425,7 +425,7 @@ def _done(
             label += f", at most about {seconds:.2g} s"
         watched.start(round((asked.examples or 0) * asked.passes), label)
         with ExitStack() as stack:
-            models = subjects(registry, asked.refs, stack)
+            models = subjects(registry, asked.refs, stack, bases=asked.metric.base)
             sample = asked.sample and replace(asked.sample, progress=watched)
             found = compute(asked.metric, models, sample, asked.parameters)
             rows = recorded(found, models, sample, asked.metric.split, asked.rules)

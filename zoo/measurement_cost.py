@@ -45,7 +45,7 @@ class Costs:
         assert asked.sample is not None
         taken = []
         with ExitStack() as stack, single_threaded_torch():
-            (model,) = subjects(self._registry, asked.refs[:1], stack)
+            (model,) = subjects(self._registry, asked.refs[:1], stack, bases=False)
             module = model.module(asked.sample.device)
             x, y = next(iter(asked.sample.batches()))
             for _ in range(3):

@@ -280,6 +280,17 @@ def test_a_base_that_is_missing_concerns_its_own_version(registry: zoo.Registry)
     ]
 
 
+def test_a_base_whose_bytes_are_gone_is_missed_only_where_it_is_needed(
+    registry: zoo.Registry, own: Own
+) -> None:
+    registry.remove("base")
+    registry.gc()
+
+    done = registry.measure(["e1"], metrics=["told", "task_vector"])
+
+    assert [None, NotFound] == [one.error and type(one.error) for one in done]
+
+
 def test_a_head_of_other_classes_concerns_its_own_version(registry: zoo.Registry) -> None:
     done = registry.measure(["e1", "e2", "odd"], metrics=["disagreement"], task="digits")
 
