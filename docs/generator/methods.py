@@ -91,7 +91,12 @@ def contract_table(method: Method) -> str:
     if method.artifacts:
         facts.append(("needs beside each expert", ", ".join(map(code, method.artifacts))))
     if method.overlays:
-        facts.append(("keeps for each task", "an overlay: `zoo.load(REF, task=T)` and `zoo.load_state` apply it"))
+        facts.append(
+            (
+                "keeps for each task",
+                "an overlay: `zoo.load(REF, task=T)` and `zoo.load_state` apply it",
+            )
+        )
     return table(["property", "value"], facts)
 
 
