@@ -6,16 +6,16 @@ A set is as promising as its weakest pair. A pair's promise is a weighted mean o
 to 1, where a part that nobody measured counts as one half: what is known to be good goes before
 what is unknown, and that before what is known to be bad.
 
-    part         weight  from                                             half a point at
-    connection        3  2 ** -(error barrier / 0.02), else ** -(barrier / 0.1 nats)    2 %, 0.1
-    geometry          2  1 - sqrt((1 - c) / 2), c the cosine of the task vectors         c = 1/2
-    signs             1  share of equal signs                                               half
-    lengths           1  shorter over longer task vector                             twice as long
-    similarity        1  CKA                                                                 1/2
-    phase             1  that of the worse: IV-B 1, IV-A 3/4, II 1/2, III 1/4, I 0            II
-    skill             1  accuracy of the worse on its own task                               1/2
+    part        weight  from                                                    one half at
+    connection       3  1 / (1 + r), r the error barrier / 0.02, else barrier / 0.1 nats     r = 1
+    nearness         2  1 / (1 + d), d their distance over the length of the base            d = 1
+    similarity       1  CKA                                                                    1/2
+    phase            1  that of the worse: IV-B 1, IV-A 3/4, II 1/2, III 1/4, I 0               II
+    skill            1  accuracy of the worse on its own task                                  1/2
 
-Experts without a common start are not merged, however similar, unless no barrier lies between them.
+The distance d follows from the lengths of the two task vectors and their cosine. Experts without a
+common start are not near, whatever else they are, and are not merged unless no barrier lies between
+them.
 The method and its scale follow from a few rules, in `_rule`. docs/explanation/advice.md says where
 each comes from, and benchmarks/results/advice.md how the advice fared.
 """
@@ -58,23 +58,13 @@ PHASES = {"IV-B": 1.0, "IV-A": 0.75, "II": 0.5, "III": 0.25, "I": 0.0}
 """What a phase promises. Source: Yang et al. 2021, arXiv:2107.11228, for the order; values ours."""
 
 METRICS = {
-    "connection": "barrier",
-    "geometry": "task_vectors",
-    "signs": "task_vectors",
-    "lengths": "task_vectors",
-    "similarity": "cka",
+    "connection": ("barrier",),
+    "nearness": ("task_vector", "task_vectors"),
+    "similarity": ("cka",),
 }
-"""Part -> the metric that `zoo measure` computes for it; the others come from `zoo phases assign`
+"""Part -> the metrics that `zoo measure` computes for it; the others come from `zoo phases assign`
 and `zoo evaluate`."""
-_WEIGHTS = {
-    "connection": 3.0,
-    "geometry": 2.0,
-    "signs": 1.0,
-    "lengths": 1.0,
-    "similarity": 1.0,
-    "phase": 1.0,
-    "skill": 1.0,
-}
+_WEIGHTS = {"connection": 3.0, "nearness": 2.0, "similarity": 1.0, "phase": 1.0, "skill": 1.0}
 _MOST_SETS = 20_000
 
 Verdict = Literal["merge", "try", "do not merge"]
@@ -93,7 +83,7 @@ class Expert:
     accuracy: float | None = None
     """On its own task, 0 to 1."""
     length: float | None = None
-    """Norm of its task vector, in the unit of the weights."""
+    """Norm of its task vector over that of the base, dimensionless."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +190,8 @@ def judge(experts: Sequence[Expert], pairs: Pairs) -> Advice:
     promise = min(_promise(a, b, _of(pairs, a, b)) for a, b in combinations(experts, 2))
     seen = _Seen(experts, [_of(pairs, a, b) for a, b in combinations(experts, 2)])
     verdict, method, parameters, reasons = _rule(seen)
-    parts = [_parts(a, b, _of(pairs, a, b)) for a, b in combinations(experts, 2)]
-    missing = tuple(name for name in _WEIGHTS if any(p[name] is None for p in parts))
+    each = [parts(a, b, _of(pairs, a, b)) for a, b in combinations(experts, 2)]
+    missing = tuple(name for name in _WEIGHTS if any(p[name] is None for p in each))
     if verdict == "merge" and "connection" in missing:
         verdict = "try"
         reasons = [*reasons, "No barrier was measured, so this is from the weights alone."]
@@ -346,31 +336,38 @@ def _lengths(seen: _Seen) -> list[str]:
     ]
 
 
-def _parts(a: Expert, b: Expert, pair: Pair) -> dict[str, float | None]:
+def parts(a: Expert, b: Expert, pair: Pair) -> dict[str, float | None]:
     """The parts of a pair's promise, 0 to 1; None where nothing is known."""
-    phases = [PHASES.get(e.phase) if e.phase else None for e in (a, b)]
-    skills = [e.accuracy for e in (a, b)]
-    c, ratio, rise = pair.cosine, pair.length_ratio, pair.rise
+    rise, apart = pair.rise, _distance(a, b, pair)
+    nearness = None if apart is None else 1 / (1 + apart)
     return {
-        "connection": None if rise is None else 2 ** -max(0.0, rise),
-        "geometry": None if c is None else 1 - sqrt(max(0.0, 1 - c) / 2),
-        "signs": pair.sign_agreement,
-        "lengths": None if ratio is None else 1 / max(1.0, ratio),
+        "connection": None if rise is None else 1 / (1 + max(0.0, rise)),
+        "nearness": nearness if _related(a, b) else 0.0,
         "similarity": None if pair.cka is None else min(1.0, max(0.0, pair.cka)),
-        "phase": _least(phases),
-        "skill": _least(skills),
+        "phase": _least([PHASES.get(e.phase) if e.phase else None for e in (a, b)]),
+        "skill": _least([e.accuracy for e in (a, b)]),
     }
 
 
+def _related(a: Expert, b: Expert) -> bool:
+    return a.base is not None and a.base == b.base
+
+
+def _distance(a: Expert, b: Expert, pair: Pair) -> float | None:
+    """|a - b| over the length of the base: sqrt(|t_a|^2 + |t_b|^2 - 2 c |t_a| |t_b|)."""
+    if a.length is None or b.length is None or pair.cosine is None:
+        return None
+    square = a.length**2 + b.length**2 - 2 * pair.cosine * a.length * b.length
+    return sqrt(max(0.0, square))
+
+
 def _promise(a: Expert, b: Expert, pair: Pair) -> float:
-    """The weighted mean of the parts; 0 for what cannot be merged."""
+    """The weighted mean of the parts; 0 for what is of no kin as far as is known."""
     if a.architecture != b.architecture:
         return 0.0
-    related = a.base is not None and a.base == b.base
-    if not related and (pair.rise is None or pair.rise > 1):
+    if not _related(a, b) and pair.rise is None:
         return 0.0
-    parts = _parts(a, b, pair)
-    known = {name: 0.5 if value is None else value for name, value in parts.items()}
+    known = {name: 0.5 if value is None else value for name, value in parts(a, b, pair).items()}
     return sum(_WEIGHTS[n] * v for n, v in known.items()) / sum(_WEIGHTS.values())
 
 

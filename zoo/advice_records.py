@@ -26,7 +26,7 @@ _PARTS: dict[str, tuple[str, Callable[[Iterable[float]], float]]] = {
 }
 """Field of `Pair` -> the metric, and what makes one number of those on several tasks."""
 
-_OF_WEIGHTS = {"task_vectors"}
+_OF_WEIGHTS = {"task_vector", "task_vectors"}
 """Metrics that need no task."""
 
 
@@ -101,7 +101,7 @@ def gathered(
             v.task,
             v.phase,
             v.metrics.get("accuracy", v.metrics.get(f"accuracy/{v.task}")),
-            v.metrics.get("task_vector_norm"),
+            v.metrics.get("task_vector_relative_norm"),
         )
         for v in versions
     ]
@@ -132,7 +132,7 @@ def measure_commands(
 
     Experts of several tasks are compared on each of these.
     """
-    missing = {METRICS[part] for one in advice for part in one.missing if part in METRICS}
+    missing = {m for one in advice for part in one.missing for m in METRICS.get(part, ())}
     refs = dict.fromkeys(ref for one in advice for ref in one.experts)
     chosen = " ".join(refs) if where is None else f'--where "{where}"'
     tasks = sorted({e.task for e in experts if e.ref in refs and e.task is not None})

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from zoo.advice import Expert, Pair, advise, judge, scale_of
 from zoo.errors import InvalidRecipe, NotFound
 
-A = Expert("a@1", "mlp", "base@1", "one", "IV-B", 0.9)
-B = Expert("b@1", "mlp", "base@1", "two", "IV-B", 0.8)
+A = Expert("a@1", "mlp", "base@1", "one", "IV-B", 0.9, 0.3)
+B = Expert("b@1", "mlp", "base@1", "two", "IV-B", 0.8, 0.4)
 NEAR = Pair(
     cosine=0.05, sign_agreement=0.52, length_ratio=1.1, barrier=0.0, error_barrier=0.0, cka=0.9
 )
@@ -57,8 +57,6 @@ def test_the_order_of_the_two_does_not_matter(pair):
         ("error_barrier", min, share),
         ("barrier", min, st.floats(0, 5)),
         ("cosine", max, cosine),
-        ("sign_agreement", max, share),
-        ("length_ratio", min, st.floats(1, 50)),
         ("cka", max, share),
     ],
 )
@@ -101,16 +99,26 @@ def test_the_unknown_lies_between_good_and_bad():
 
 
 def test_a_promise_by_hand():
-    found = of(Pair(cosine=0.5, sign_agreement=0.75, length_ratio=2, error_barrier=0.02, cka=0.6))
+    found = of(Pair(cosine=0.0, error_barrier=0.02, cka=0.6))
 
-    # (3 * 1/2 + 2 * (1 - 1/2) + 3/4 + 1/2 + 0.6 + 1 + 0.8) / 10
-    assert pytest.approx(0.615) == found.promise
+    # |a - b| = sqrt(0.09 + 0.16) = 0.5; (3 / 2 + 2 / 1.5 + 0.6 + 1 + 0.8) / 8
+    assert pytest.approx((1.5 + 2 / 1.5 + 2.4) / 8) == found.promise
+
+
+@given(pairs, st.floats(0, 3), st.floats(0, 3))
+def test_what_moved_farther_from_another_never_promises_more(pair, x, y):
+    pair, (near, far) = replace(pair, cosine=-0.5), sorted((x, y))
+
+    promises = [of(pair, replace(A, length=length)).promise for length in (near, far)]
+    assert promises[0] >= promises[1] - 1e-12
 
 
 def test_unknown_parts_are_named():
-    assert ("connection", "geometry", "signs", "lengths", "similarity") == of(Pair()).missing
+    assert ("connection", "nearness", "similarity") == of(Pair()).missing
     assert () == of(NEAR).missing
-    assert ("phase", "skill") == of(NEAR, replace(A, phase=None, accuracy=None)).missing
+    assert ("nearness", "phase", "skill") == (
+        of(NEAR, replace(A, phase=None, accuracy=None, length=None)).missing
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,10 +150,17 @@ def test_the_rules(pair, changes, verdict, method):
 def test_unrelated_starts_are_not_merged_over_a_barrier(pair):
     found = of(pair, b=replace(B, base=None))
 
-    if pair.rise is None or pair.rise > 1:
+    if pair.rise is None:
         assert ("do not merge", None, 0.0) == (found.verdict, found.method, found.promise)
+    elif pair.rise > 1:
+        assert ("do not merge", None) == (found.verdict, found.method)
     else:
         assert "linear" == found.method
+
+
+@given(pairs)
+def test_a_common_base_never_promises_less(pair):
+    assert of(pair).promise >= of(pair, b=replace(B, base=None)).promise
 
 
 def test_many_experts_that_share_directions_are_untangled():

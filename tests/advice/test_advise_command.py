@@ -59,7 +59,7 @@ def test_recorded_metrics_decide(registry):
     assert {"lambda": 0.5} == told["sets"][0]["parameters"]
     assert ["a@1", "b@1"] in [s["experts"] for s in told["sets"][-2:]]
     assert [
-        "zoo measure --where \"kind = 'expert'\" --metric task_vectors",
+        "zoo measure --where \"kind = 'expert'\" --metric task_vector --metric task_vectors",
         *(
             f"zoo measure --where \"kind = 'expert'\" --metric barrier --metric cka --task task-{t}"
             for t in "abc"
@@ -76,7 +76,7 @@ def test_people_are_told_why_and_what_to_run(registry):
     assert "linear" in result.stdout
     assert "Their task vectors point the same way (mean cosine 0.60)" in result.stderr
     assert "zoo merge --method linear --expert a@1 --expert b@1 --as NAME" in result.stderr
-    assert "zoo measure a@1 b@1 --metric task_vectors" in result.stderr
+    assert "zoo measure a@1 b@1 --metric task_vector --metric task_vectors" in result.stderr
 
 
 def test_of_several_tasks_the_highest_barrier_counts_and_parts_do_not(registry):
@@ -99,7 +99,9 @@ def test_of_several_tasks_the_highest_barrier_counts_and_parts_do_not(registry):
 
 
 def test_experts_carry_what_is_recorded_of_them(registry):
-    registry.annotate("a", metrics={"accuracy": 0.75, "task_vector_norm": 2.5}, phase="IV-B")
+    registry.annotate(
+        "a", metrics={"accuracy": 0.75, "task_vector_relative_norm": 2.5}, phase="IV-B"
+    )
 
     (expert,), _ = gathered(registry, [registry.get("a")])
 
