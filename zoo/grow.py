@@ -124,11 +124,10 @@ def check(registry: Registry, plan: GrowPlan) -> None:
     """Refuse a plan that cannot be carried out, before anything is trained.
 
     Raises:
-        InvalidRecipe: an unknown metric or parameter, a pair metric in cells of one seed, a metric
-            that needs a base.
+        InvalidRecipe: an unknown split, metric or parameter; a pair metric in cells of one seed, a
+            metric that needs a base; a configuration that nothing can be built from.
         NotFound: an unknown task.
         PluginError: an unknown architecture.
-        InvalidCheckpoint: a configuration that nothing can be built from.
         IncompatibleModels: a model that does not take the task's inputs, or has other outputs.
     """
     from zoo.known_tasks import task_named
