@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from zoo.errors import ZooError
 from zoo.single_thread import single_threaded_torch
 from zoo.subjects import subjects
 
@@ -25,10 +26,10 @@ class Costs:
 
     def seconds(self, asked: Measurement) -> float | None:
         """At most about so many seconds; None where nothing tells: a metric of weights, a task that
-        does not know its size.
+        does not know its size, a model that does not take its inputs.
 
         Raises:
-            ZooError: the model cannot be run, or the data not be read.
+            ZooError: the model cannot be built, or the data not be read.
         """
         if asked.sample is None or asked.examples is None or not asked.passes:
             return None
@@ -36,7 +37,12 @@ class Costs:
         sample = asked.sample
         key = (version.architecture, version.parameters, sample.task.name, sample.batch)
         if key not in self._seconds:
-            self._seconds[key] = self._one_batch(asked)
+            try:
+                self._seconds[key] = self._one_batch(asked)
+            except ZooError:
+                raise
+            except Exception:  # the measurement will say what is wrong
+                return None
         batches = math.ceil(asked.examples / sample.batch)
         return self._seconds[key] * batches * asked.passes
 

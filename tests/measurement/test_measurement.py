@@ -447,6 +447,25 @@ def test_progress_counts_all_examples_that_are_read(
     assert ", at most about " in work["label"]
 
 
+def test_a_model_that_does_not_take_the_inputs_is_told_under_a_bar_too(
+    registry: zoo.Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = registry.plugins.tasks["digits"]
+    batches = type(task).batches
+    monkeypatch.setattr(
+        type(task),
+        "batches",
+        lambda self, *a: ((x[:, :, 1:], y) for x, y in batches(self, *a)),
+    )
+    progress = Counted()
+
+    done = registry.measure(["e1", "e2"], metrics=["cka", "task_vectors"], progress=progress)
+
+    assert [PluginError, None] == [one.error and type(one.error) for one in done]
+    assert "Does the model take the inputs of `digits`?" in str(done[0].error)
+    assert all(work["ended"] for work in progress.works)
+
+
 def test_what_was_measured_is_ready_for_json(registry: zoo.Registry, own: Own) -> None:
     done = registry.measure(["e1", "odd"], metrics=["told", "drawn"])
 
