@@ -193,6 +193,16 @@ def test_the_standard_error_says_how_far_the_trace_may_be() -> None:
     assert abs(np.trace(h) - trace.value) < 4 * spread
 
 
+def test_as_many_probes_as_parameters_make_the_trace_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, task = mlp(5, 3, 4, 3), points(6, 30, 3)
+    monkeypatch.setattr(numerics, "_PROBE_BYTES", 8 * 31 * 7)  # seven at once
+
+    found = numerics.trace(loss_of(module, task, 8), 31, torch.Generator())
+
+    assert np.trace(by_torch(module, task)) == pytest.approx(found.value, rel=1e-9)
+    assert 0 == found.stderr
+
+
 def test_a_tolerance_stops_the_trace_early() -> None:
     module, task = mlp(5, 8, 14, 10, 3), points(6, 30, 8)
     loss = loss_of(module, task)

@@ -131,8 +131,10 @@ def trace(
     size = objective.size
     at_once = max(1, min(probes, _PROBE_BYTES // (size * objective.start.element_size())))
     if size <= probes:
-        units = torch.eye(size, dtype=objective.start.dtype, device=objective.start.device)
-        return Estimate(sum(objective.curvatures(list(units))), 0.0, size)
+        diagonal = 0.0
+        for first in range(0, size, at_once):
+            diagonal += sum(objective.curvatures(_units(objective, first, at_once)))
+        return Estimate(diagonal, 0.0, size)
     if tolerance:
         at_once = min(at_once, _LEAST_PROBES)
     found: list[float] = []
@@ -215,6 +217,13 @@ def negative_mass(spectrum: Spectrum, resolution: float = 1e-3) -> float:
     """
     below = -resolution * float(spectrum.values.abs().max())
     return float(spectrum.weights[spectrum.values < below].sum())
+
+
+def _units(objective: Objective, first: int, count: int) -> list[torch.Tensor]:
+    """The unit vectors of `count` parameters from one on, or of those there are."""
+    rows = torch.zeros(min(count, objective.size - first), objective.size).to(objective.start)
+    rows.diagonal(first).fill_(1)
+    return list(rows)
 
 
 def gaussian(objective: Objective, generator: torch.Generator) -> torch.Tensor:

@@ -67,9 +67,9 @@ class Lanczos:
             )
         w = self._product(q)
         self.alpha.append(dot(q, w))
-        for _ in range(2):  # twice is enough (Parlett)
+        for _ in range(2):  # twice is enough (Parlett), and then rounding of the products is too
             for v in self._basis:
-                w = w.add(v, alpha=-dot(v, w))
+                w = w.sub(v, alpha=float(torch.dot(v, w)))
         beta = dot(w, w) ** 0.5
         scale = max(map(abs, [*self.alpha, *self.beta]))
         small = _BREAKDOWN if w.dtype == torch.float32 else _BREAKDOWN**2
