@@ -328,3 +328,13 @@ def test_a_plan_that_cannot_be_carried_out_is_refused_before_anything_is_trained
 def test_less_than_one_job_is_refused(registry):
     with pytest.raises(InvalidRecipe, match="0 jobs"):
         registry.grow(PLAN, jobs=0)
+
+
+def test_the_shipped_plan_can_be_carried_out(registry):
+    from zoo.grow import check
+    from zoo.grow_plan import read_plan
+
+    plan = read_plan(Path(__file__).parents[2] / "examples" / "grow" / "digits.yaml")
+    check(registry, plan)
+
+    assert 18 == len(plan.members)
