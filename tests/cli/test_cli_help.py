@@ -144,7 +144,7 @@ def test_references_are_completed_by_name(zoo_run, zoo_json, checkpoint):
 
     assert ["plain,math"] == completed("zoo show ma")
     assert ["plain,math"] == completed("zoo merge --base ma")
-    assert ["plain,lineage", "plain,ls"] == sorted(completed("zoo l"))
+    assert ["plain,leaderboard", "plain,lineage", "plain,ls"] == sorted(completed("zoo l"))
     assert [] == completed("zoo --registry nowhere.db show ma")
 
 
