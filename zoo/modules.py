@@ -30,10 +30,32 @@ def load_module(architecture: Architecture, directory: Path) -> torch.nn.Module:
         InvalidCheckpoint: no configuration, one that nothing can be built from, or weights that are
             not those it asks for.
     """
-    module = built(architecture, config_of(directory))
+    config = config_of(directory)
     with open_path(directory) as checkpoint:
+        shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
+        _check_outline(architecture, config, shapes, directory)
+        module = built(architecture, config)
         fill(module, state_of(checkpoint), architecture.name, directory)
     return module.eval()
+
+
+def _check_outline(
+    architecture: Architecture,
+    config: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    directory: Path,
+) -> None:
+    """Refuse a configuration that asks for other weights before it has asked for their memory,
+    which may be any amount."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            outline = built(architecture, config)
+        found = _problems(outline, shapes)
+    except InvalidCheckpoint:
+        return  # some modules cannot be built without memory; what is wrong, building them tells
+    _refuse(found, architecture.name, directory)
 
 
 def built(architecture: Architecture, config: Mapping[str, Any]) -> torch.nn.Module:
@@ -82,21 +104,41 @@ def fill(
     A tensor that shares its memory with one that is there, such as a tied head, may be missing; and
     so may BatchNorm's counters, which torch did not always keep, and running a model never reads.
     """
+    _refuse(_problems(module, {n: tuple(t.shape) for n, t in state.items()}), name, directory)
     own = module.state_dict()
-    there = {own[n].data_ptr() for n in state if n in own and own[n].numel()}
+    types = {own[n].dtype for n in own if own[n].is_floating_point()}
+    wanted = {t.dtype for t in state.values() if t.is_floating_point()}
+    if len(wanted) == 1 and types != wanted:
+        module.to(wanted.pop())
+    module.load_state_dict(dict(state), strict=False)
+
+
+def _problems(module: torch.nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """How a checkpoint's tensors are not those of a module."""
+    own = module.state_dict(keep_vars=True)
+
+    def place(tensor: torch.Tensor) -> int:
+        return id(tensor) if tensor.is_meta or not tensor.numel() else tensor.data_ptr()
+
+    there = {place(own[n]) for n in shapes if n in own}
     problems = [
         f"`{n}` is missing"
         for n, t in own.items()
-        if n not in state
-        and not n.endswith(".num_batches_tracked")
-        and (not t.numel() or t.data_ptr() not in there)
+        if n not in shapes and not n.endswith(".num_batches_tracked") and place(t) not in there
     ]
-    problems += [f"`{n}` is left over" for n in state if n not in own]
-    problems += [
-        f"`{n}` is {tuple(state[n].shape)}, not {tuple(t.shape)}"
+    problems += [f"`{n}` is left over" for n in shapes if n not in own]
+    return problems + [
+        f"`{n}` is {shapes[n]}, not {tuple(t.shape)}"
         for n, t in own.items()
-        if n in state and state[n].shape != t.shape
+        if n in shapes and shapes[n] != t.shape
     ]
+
+
+def _refuse(problems: list[str], name: str, directory: Path) -> None:
+    """
+    Raises:
+        InvalidCheckpoint: there are problems.
+    """
     if problems:
         more = len(problems) - _SHOWN
         raise InvalidCheckpoint(
@@ -106,11 +148,6 @@ def fill(
             path=directory,
             problems=problems,
         )
-    types = {own[n].dtype for n in own if own[n].is_floating_point()}
-    wanted = {t.dtype for t in state.values() if t.is_floating_point()}
-    if len(wanted) == 1 and types != wanted:
-        module.to(wanted.pop())
-    module.load_state_dict(dict(state), strict=False)
 
 
 def save_module(

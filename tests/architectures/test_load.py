@@ -158,8 +158,16 @@ def test_weights_that_the_configuration_does_not_ask_for_are_all_told(registry, 
     } == set(caught.value.problems)
 
 
+def test_a_configuration_gets_no_memory_that_the_weights_do_not_fill(registry, tmp_path):
+    """Four terabytes of them."""
+    save_module(mlp(1), {**config(), "width": 10**6, "depth": 2}, tmp_path / "m")
+
+    with pytest.raises(InvalidCheckpoint, match=r"`fc1.weight` is \(6, 8\), not \(1000000, 8\)"):
+        registry.load(tmp_path / "m")
+
+
 def test_a_configuration_that_cannot_be_built_is_the_checkpoints_fault(registry, tmp_path):
-    save_module(mlp(1), {**config(), "width": 10**15}, tmp_path / "m")
+    save_module(mlp(1), {**config(), "width": 10**30}, tmp_path / "m")
 
     with pytest.raises(InvalidCheckpoint, match="`zoo_mlp` cannot be built"):
         registry.load(tmp_path / "m")
