@@ -345,7 +345,7 @@ def _module(
     (file,) = task_names([sample.task.name])
     try:
         if file in overlays:
-            module = registry.load(model.label, task=file).to(sample.device)
+            module = registry.load(model.label, task=file).float().to(sample.device)
         else:
             module = model.module(sample.device)
         if head is not None:

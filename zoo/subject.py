@@ -39,12 +39,15 @@ class Subject:
     def module(self, device: str = "cpu") -> torch.nn.Module:
         """The runnable module with its weights, in eval mode; a new one at each call.
 
+        Its weights and what it computes are float32, in whichever type they are stored: inputs are,
+        and what is measured should not depend on the rounding of half precision.
+
         Raises:
             PluginError: no plugin offers its architecture.
         """
         if self.make is None:
             raise unknown_architecture(self.label, self.config)
-        return self.make().to(device)
+        return self.make().float().to(device)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Name -> tensor, on the CPU. Memory: the model."""

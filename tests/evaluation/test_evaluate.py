@@ -10,6 +10,7 @@ import torch
 import zoo
 from zoo.errors import InvalidRecipe, NotFound, PluginError
 from zoo.evaluation import evaluate
+from zoo.modules import save_module
 from zoo.sample import Sample
 
 
@@ -360,3 +361,18 @@ def test_an_architecture_that_fails_is_told(registry, add, monkeypatch):
     (found,) = evaluate(registry, ["expert"])
 
     assert "`expert@1` cannot be loaded: KeyError: 'hidden_size'" in str(found.error)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_any_type_are_run_in_float32(registry, mlp, network, tmp_path, dtype):
+    plain = network("plain")
+    config = json.loads((plain / "config.json").read_text())
+    other = save_module(mlp.load(plain).to(dtype), config, tmp_path / "other")
+    for directory in (plain, other):
+        registry.register(directory, name=directory.name, task="three")
+
+    registry.evaluate(["plain", "other"])
+
+    first, second = (registry.get(n).metrics["loss"] for n in ("plain", "other"))
+    assert first == pytest.approx(second, abs=1e-2)
+    assert {dtype} == {t.dtype for t in registry.load_state("other").values()}
