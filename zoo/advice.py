@@ -271,8 +271,8 @@ def _rule_of_one_base(
     said = [start]
     if rise is not None and rise > APART:
         said.append(
-            f"A barrier of {_height(seen)} lies between them: half way, both are lost. A small "
-            "scale stays near the base, and the best expert alone may win."
+            f"A barrier of {_height(seen)} lies between them: half way, much of both is lost. No "
+            "scale mends that; the best expert alone may do better."
         )
         return "try", "task_arithmetic", {"lambda": round(1 / n, 2)}, said + _lengths(seen)
     if rise is not None and rise <= 1:

@@ -16,7 +16,6 @@ from zoo.records import MetricValue, Version
 CONFIG = {
     "model_type": "zoo_mlp",
     "inputs": 64,
-    "width": 6,
     "depth": 1,
     "classes": 10,
     "activation": "relu",
@@ -87,8 +86,9 @@ def adder(registry: zoo.Registry, directory: Path) -> Callable[..., Version]:
         base: str | None = None,
         kind: str = "expert",
         task: str | None = "digits",
-        config: dict[str, object] = CONFIG,
+        width: int = 6,
     ) -> Version:
+        config = {**CONFIG, "width": width}
         torch.manual_seed(seed)
         module = registry.plugins.architectures["zoo_mlp"].build(config)
         if base is not None:

@@ -94,9 +94,7 @@ def test_models_without_a_common_base_span_no_plane(family):
 
 
 def test_models_of_other_sizes_lie_on_no_line(family, add):
-    from conftest import CONFIG
-
-    add("wide", seed=5, config={**CONFIG, "width": 7})
+    add("wide", seed=5, width=7)
 
     with pytest.raises(IncompatibleModels, match="fc1"):
         lines_between(["a", "wide"], Examples(family))

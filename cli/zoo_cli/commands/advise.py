@@ -44,14 +44,15 @@ def command(
     as_json: bool,
     **selecting: Any,
 ) -> None:
-    """Rank sets of experts by how well they should merge, with method, scale and reasons.
+    """Say which experts should merge well, how, and why.
 
-    It looks at what is recorded, and runs nothing: barriers, the geometry of task vectors, CKA,
-    phases and accuracy. What nobody measured counts as unknown, and the command that measures
-    it is told. The promise ranks; it is no forecast of accuracy.
+    It ranks pairs and larger sets, each with a method, its parameters and the reasons, from what
+    is recorded: barriers, how task vectors lie to each other, CKA, phases and accuracy. Nothing
+    is run. What nobody measured counts as unknown, and the command that measures it is told. The
+    promise ranks; it is no forecast of accuracy.
 
     \b
-        zoo measure --where "base = 'qwen'" --metric task_vectors --metric barrier
+        zoo measure --where "base = 'qwen'" --metric task_vector --metric task_vectors
         zoo advise --where "base = 'qwen'"
         zoo advise --where "accuracy > 0.9" --task math --task code
     """

@@ -97,10 +97,11 @@ def plane_options(low: float, high: float, points: int, quantity: str) -> Callab
 @json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """Draw what is measured, as SVG or PNG; alone, list the pictures there are.
+    """Draw what is measured, as SVG or PNG.
 
     Lines and surfaces run the models; matrices and comparisons draw what is recorded. With
-    --json the numbers drawn are printed; --out may be left out then.
+    --json the numbers drawn are printed; --out may be left out then. Without the name of a
+    picture, the pictures are listed.
 
     \b
         zoo plot barrier seed1 seed2 --out barrier.svg
