@@ -36,18 +36,21 @@ class Subject:
     make: Callable[[], torch.nn.Module] | None = field(default=None, repr=False)
     """Builds the module; of `module`."""
 
-    def module(self, device: str = "cpu") -> torch.nn.Module:
+    def module(self, device: str = "cpu", dtype: torch.dtype | None = None) -> torch.nn.Module:
         """The runnable module with its weights, in eval mode; a new one at each call.
 
         Its weights and what it computes are float32, in whichever type they are stored: inputs are,
         and what is measured should not depend on the rounding of half precision.
 
+        Args:
+            dtype: another type; who asks for it casts the inputs too.
         Raises:
             PluginError: no plugin offers its architecture.
         """
         if self.make is None:
             raise unknown_architecture(self.label, self.config)
-        return self.make().float().to(device)
+        module = self.make()
+        return (module.float() if dtype is None else module.to(dtype)).to(device)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Name -> tensor, on the CPU. Memory: the model."""
