@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from zoo import Metric, MetricValue, Sample, Subject, hookimpl, metric
 from zoo.errors import IncompatibleModels
@@ -30,7 +30,12 @@ if TYPE_CHECKING:
     },
     passes=lambda p, models: 2.0,
 )
-def neural_collapse(model: Subject, sample: Sample) -> Iterator[MetricValue]:
+def neural_collapse(
+    model: Subject,
+    sample: Sample,
+    *,
+    dtype: Annotated[Literal["float32", "float64"], "arithmetic of the network"] = "float32",
+) -> Iterator[MetricValue]:
     """How far the features have collapsed to a simplex of class means; all are zero when they have.
 
     When: on the training set, to see how far past zero error a model was trained; on a task's data,
@@ -48,7 +53,7 @@ def neural_collapse(model: Subject, sample: Sample) -> Iterator[MetricValue]:
     from zoo.landscape.examples import Examples
     from zoo.scores import check_outputs
 
-    module = model.module(sample.device)
+    module = model.module(sample.device, getattr(torch, dtype))
     head = _head(model, module)
     if not sample.task.labels:
         raise IncompatibleModels(

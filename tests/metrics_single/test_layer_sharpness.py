@@ -84,7 +84,7 @@ def test_the_stragglers_are_the_golden_ones() -> None:
 
 def test_barriers_are_those_of_models_put_together_by_hand() -> None:
     model, base = tuned_and_base(8)
-    tuned, task, n = model.module(), points(5, 60, 4), 5
+    tuned, task, n = model.make(), points(5, 60, 4), 5
 
     found = numbers(run("layer_sharpness", model, sample(task, batch=17), points=n, **DOUBLE))
 
@@ -136,6 +136,33 @@ def test_rank_correlation_is_that_of_mean_ranks(pairs: list[tuple[int, int]]) ->
         assert found is None
     else:
         assert np.corrcoef(ranks(a), ranks(b))[0, 1] == pytest.approx(found)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.sampled_from([0.0, 0.001, 0.004, 0.01, 0.015, 0.03]), min_size=1, max_size=14),
+    st.sampled_from([None, 0.012, 0.02]),
+)
+def test_stragglers_are_above_the_threshold_or_two_deviations_above_the_mean(
+    heights: list[float], threshold: float | None
+) -> None:
+    v = np.array(heights)
+    wanted = v > v.mean() + 2 * v.std() + 1e-12
+    if threshold is not None:
+        wanted |= v > threshold
+
+    found = numerics.stragglers({str(i): h for i, h in enumerate(heights)}, threshold)
+
+    if not (np.abs(v - v.mean() - 2 * v.std()) < 1e-9).any():  # rounding may go either way
+        assert [str(i) for i in np.flatnonzero(wanted)] == found
+
+
+def test_two_deviations_are_those_of_the_layers_themselves() -> None:
+    heights = dict.fromkeys("abcdef", 0.0) | {"g": 0.01, "h": 0.007}
+    values = np.array(list(heights.values()))
+
+    assert values.mean() + 2 * values.std() < 0.01 < values.mean() + 2 * values.std(ddof=1)
+    assert ["g"] == numerics.stragglers(heights, None)
 
 
 # What must hold

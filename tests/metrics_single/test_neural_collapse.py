@@ -16,6 +16,7 @@ from zoo.errors import IncompatibleModels
 from zoo.sample import Sample
 
 CASE = golden("neural-collapse")
+DOUBLE = {"dtype": "float64"}
 NAMES = {
     "nc2_norm_cov_means": "nc2_equinorm_means",
     "nc2_norm_cov_classifier": "nc2_equinorm_head",
@@ -41,7 +42,9 @@ def given_features(h: Any, y: Any, classes: int, **how: Any) -> Sample:
 
 
 def measured(h: Any, y: Any, w: Any, **how: Any) -> dict[str, float]:
-    return numbers(run("neural_collapse", head_only(w), given_features(h, y, len(w), **how)))
+    return numbers(
+        run("neural_collapse", head_only(w), given_features(h, y, len(w), **how), **DOUBLE)
+    )
 
 
 def oracle(h: np.ndarray, y: np.ndarray, w: np.ndarray) -> dict[str, float]:
@@ -155,7 +158,12 @@ def test_features_are_what_goes_into_the_head() -> None:
     wanted = oracle(h, task.y.numpy(), module[2].weight.detach().numpy())
 
     found = numbers(
-        run("neural_collapse", subject(module, architecture=OfHead("2")), sample(task, batch=7))
+        run(
+            "neural_collapse",
+            subject(module, architecture=OfHead("2")),
+            sample(task, batch=7),
+            **DOUBLE,
+        )
     )
 
     for name in wanted:

@@ -26,6 +26,7 @@ from small_subjects import (
 from torch import nn
 
 from zoo.landscape import sharpness
+from zoo.landscape.estimate import mean_of
 from zoo.landscape.objective import Objective, objective
 
 CASE = golden("sharpness")
@@ -146,6 +147,24 @@ def test_the_average_case_is_half_the_trace_of_the_scaled_hessian() -> None:
 
     assert found.stderr is not None
     assert abs(wanted - found.value) < 4 * found.stderr
+
+
+def test_the_step_shrinks_until_a_maximum_within_the_ball_is_found() -> None:
+    model, task = subject(Weights(a=[0.3, 0.0])), Quadratic([[-1.0, 0.0], [0.0, -1.0]])
+
+    found = run("worst_sharpness", model, sample(task), rho=1.0, iterations=60, **DOUBLE)
+
+    assert 0.3**2 / 2 == pytest.approx(found["worst_sharpness"].value, rel=1e-3)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=9), st.integers(1, 20))
+def test_equal_weights_give_the_standard_error_of_a_mean(values: list[float], weight: int) -> None:
+    found = mean_of(values, [weight] * len(values))
+
+    assert np.mean(values) == pytest.approx(found.value, abs=1e-9)
+    wanted = np.std(values, ddof=1) / len(values) ** 0.5
+    assert wanted == pytest.approx(found.stderr, abs=1e-9)
 
 
 # What must hold

@@ -121,6 +121,22 @@ def test_the_spectrum_is_that_of_the_singular_values(
     np.testing.assert_allclose(np.sort(wanted), found, atol=1e-9)
 
 
+def test_a_tail_may_be_as_short_as_two() -> None:
+    fit = fit_tail(np.array([1.0] * 8 + [1.5, 2.0]))
+
+    assert fit is not None
+    assert (2, 1.5) == (fit.tail, fit.xmin)
+    assert 1 + 2 / math.log(2 / 1.5) == pytest.approx(fit.alpha)
+
+
+def test_no_eigenvalue_is_negative() -> None:
+    w = torch.ones(12, 3, dtype=torch.float64) @ torch.rand(3, 12, dtype=torch.float64)
+
+    ((_, found),) = esd.spectra(MemoryCheckpoint({"w": w}))
+
+    assert (found >= 0).all()
+
+
 def test_a_pure_power_law_gives_its_exponent() -> None:
     rng = np.random.default_rng(0)
 

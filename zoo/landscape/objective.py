@@ -46,7 +46,7 @@ class Objective:
     """The mean loss of a module over examples; see the module's documentation.
 
     Args:
-        module: in eval mode; cast to `dtype` in place.
+        module: in eval mode, of the type `dtype`.
         examples: batches, the same at each pass.
         center_logits: subtract each output's mean and divide it by its norm before the loss, which
             makes models of different confidence comparable (Andriushchenko et al. 2023,
@@ -62,7 +62,7 @@ class Objective:
         *,
         center_logits: bool = False,
     ) -> None:
-        self._module = module.to(dtype).eval()
+        self._module = module.eval()
         self._examples = examples
         self._sample = sample
         self._task: Task = sample.task
@@ -183,7 +183,7 @@ def objective(
 ) -> Objective:
     """The objective of a model over a whole sample."""
     dtype = getattr(torch, precision)
-    module = model.module(sample.device)
+    module = model.module(sample.device, dtype)
     return Objective(module, Examples(sample, dtype), sample, dtype, center_logits=center_logits)
 
 
@@ -201,7 +201,7 @@ def objectives(
         yield objective(model, sample, precision, center_logits=center_logits), 1
         return
     dtype = getattr(torch, precision)
-    module = model.module(sample.device)
+    module = model.module(sample.device, dtype)
     for batch in Examples(sample, dtype, size):
         yield (
             Objective(module, [batch], sample, dtype, center_logits=center_logits),

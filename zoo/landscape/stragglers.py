@@ -52,11 +52,10 @@ class Between:
         dtype = getattr(torch, precision)
         self._sample = sample
         self._dtype = dtype
-        self._module = model.module(sample.device).to(dtype).eval()
+        self._module = model.module(sample.device, dtype)
         self._examples = Examples(sample, dtype)
         self.tuned = _state(self._module)
-        other = model.base.module(sample.device).to(dtype)
-        self.base = _state(other)
+        self.base = _state(model.base.module(sample.device, dtype))
         _check(model, self.tuned, self.base)
 
     @property
