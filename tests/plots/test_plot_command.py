@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -68,7 +69,7 @@ def test_alone_it_lists_the_pictures():
         (["barrier", "a", "b"], 2, "--out"),
         (["barrier", "a", "--out", "x.svg"], 2, "two models"),
         (["barrier", "a", "b", "--out", "x.pdf"], 4, ".svg or .png"),
-        (["barrier", "a", "b", "--out", "no/x.svg"], 2, "no directory"),
+        (["barrier", "a", "b", "--out", "no/x.svg"], 10, "no directory"),
         (["barrier", "a", "zz", "--out", "x.svg"], 3, "zz"),
         (["matrix", "--metric", "cka", "--out", "x.svg"], 2, "--where"),
         (["matrix", "--metric", "cka", "--where", "name = 'q'", "--out", "x.svg"], 3, "No version"),
@@ -82,3 +83,14 @@ def test_mistakes_are_told_and_leave_no_picture(args, code, said, family, tmp_pa
     assert code == result.exit_code, result.output
     assert said in result.output + result.stderr
     assert not list(tmp_path.glob("x.*"))
+
+
+def test_a_missing_matplotlib_is_told_before_anything_is_run(family, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+
+    result = run("plot", "barrier", "a", "no-such-model", "--out", "x.svg")
+
+    assert 13 == result.exit_code
+    assert "pip install 'zoo-registry[plot]'" in result.output + result.stderr
+    (line,) = run_json("plot", "barrier", "a", "b", "--points", "3", "--samples", "8")["lines"]
+    assert 3 == len(line["loss"]), "numbers need no matplotlib"

@@ -130,8 +130,10 @@ def save(figure: Figure, path: str | Path) -> Path:
     metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     with _styled():
         figure.savefig(content, format=kind, dpi=DPI, metadata=metadata)
+    partial = target.with_name(f".{target.name}.partial")
     try:
-        target.write_bytes(content.getvalue())
+        partial.write_bytes(content.getvalue())
+        partial.replace(target)
     except OSError as e:
         raise StoreError(
             f"`{target}` cannot be written: {e.strerror or e}.",
@@ -141,8 +143,27 @@ def save(figure: Figure, path: str | Path) -> Path:
     return target
 
 
+def ready(path: str | Path) -> Path:
+    """The path of a picture that can be drawn; asked before anything costly is done for it.
+
+    Raises:
+        InvalidName: it does not end in `.svg` or `.png`.
+        StoreError: its directory does not exist.
+        PluginError: matplotlib is not installed.
+    """
+    target = check_path(path)
+    if not target.absolute().parent.is_dir():
+        raise StoreError(
+            f"There is no directory `{target.parent}` to write `{target.name}` to.",
+            how=f"mkdir -p {target.parent}",
+            path=str(target),
+        )
+    with _styled():
+        return target
+
+
 def check_path(path: str | Path) -> Path:
-    """The path of a picture, before anything costly is done for it.
+    """The path of a picture.
 
     Raises:
         InvalidName: it does not end in `.svg` or `.png`.

@@ -412,11 +412,9 @@ def _check(out: Path | None, as_json: bool) -> None:
         if not as_json:
             raise click.UsageError("Say where to write the picture: --out picture.svg")
         return
-    from zoo.plots.style import check_path
+    from zoo.plots.style import ready
 
-    check_path(out)
-    if not out.absolute().parent.is_dir():
-        raise click.UsageError(f"There is no directory `{out.parent}` to write `{out.name}` to.")
+    ready(out)
 
 
 def _examples(session: Session, registry: Registry, sampling: dict[str, Any]) -> Examples:
