@@ -70,13 +70,13 @@ def neural_collapse(
             held.clear()
             with torch.inference_mode():
                 outputs = module(x)
-            check_outputs(sample.task, outputs)
             if len(held) != 1 or held[0].shape != (len(x), head.in_features):
                 raise IncompatibleModels(
                     f"The head of `{model.label}` took inputs of shape "
                     f"{[tuple(h.shape) for h in held]} for {len(x)} examples.",
                     "Neural collapse needs one feature vector for each example.",
                 )
+            check_outputs(sample.task, outputs)
             sample.progress.advance(len(x))
             yield held[0], outputs.argmax(1), y
 

@@ -20,6 +20,7 @@ from torch.func import functional_call
 
 from zoo.errors import IncompatibleModels
 from zoo.landscape.examples import Examples
+from zoo.paths.profile import answers
 from zoo.scores import check_outputs
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Point(NamedTuple):
 
     loss: float
     error: float | None
-    """Share of examples answered wrongly; None for a task of no labels."""
+    """Share of examples, or tokens, answered wrongly; None for a task of no labels."""
     gradient: torch.Tensor | None = None
     """Shape (p,), in the objective's type."""
 
@@ -94,7 +95,7 @@ class Objective:
         """Loss, error and gradient at `start + shift`. Cost: one pass."""
         theta = self.start if shift is None else self.start + shift
         sum_ = torch.zeros(self.size, dtype=torch.float64, device=theta.device)
-        loss, wrong, total = 0.0, 0, 0
+        loss, wrong, answered, total = 0.0, 0, 0, 0
         for x, y in self._examples:
             leaf = theta.detach().requires_grad_()
             outputs = self._outputs(leaf, x)
@@ -102,11 +103,12 @@ class Objective:
             n = len(x)
             sum_.add_(torch.autograd.grad(value, leaf)[0], alpha=n)
             loss += n * float(value.detach())
-            wrong += _wrong(self._task, outputs.detach(), y)
+            misses, asked = _wrong(self._task, outputs.detach(), y)
+            wrong, answered = wrong + misses, answered + asked
             total += n
             self._sample.progress.advance(n)
         gradient = (sum_ / total).to(self.start.dtype)
-        return Point(loss / total, _share(self._task, wrong, total), gradient)
+        return Point(loss / total, _share(wrong, answered), gradient)
 
     def hvp(self, vector: torch.Tensor) -> torch.Tensor:
         """Product of the Hessian at `start` with a vector, both of shape (p,).
@@ -166,16 +168,17 @@ def scored(
     forward: Callable[[torch.Tensor], torch.Tensor], examples: Iterable[Batch], sample: Sample
 ) -> Point:
     """Mean loss and error of a function over examples. Cost: one pass, forward."""
-    loss, wrong, total = 0.0, 0, 0
+    loss, wrong, answered, total = 0.0, 0, 0, 0
     with torch.no_grad():
         for x, y in examples:
             outputs = forward(x)
             n = len(x)
             loss += n * float(_loss(sample.task, outputs, y))
-            wrong += _wrong(sample.task, outputs, y)
+            misses, asked = _wrong(sample.task, outputs, y)
+            wrong, answered = wrong + misses, answered + asked
             total += n
             sample.progress.advance(n)
-    return Point(loss / total, _share(sample.task, wrong, total))
+    return Point(loss / total, _share(wrong, answered))
 
 
 def objective(
@@ -224,17 +227,21 @@ def dot(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def _loss(task: Task, outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    if task.labels:
+    if task.labels and y.ndim == 1:
         check_outputs(task, outputs)
     return task.loss(outputs, y)
 
 
-def _wrong(task: Task, outputs: torch.Tensor, y: torch.Tensor) -> int:
-    return int((outputs.argmax(1) != y).sum()) if task.labels else 0
+def _wrong(task: Task, outputs: torch.Tensor, y: torch.Tensor) -> tuple[int, int]:
+    """Wrong answers, and all: of examples, or of tokens; none for a task of no labels."""
+    rows = answers(outputs, y) if task.labels else None
+    if rows is None:
+        return 0, 0
+    return int((rows[0].argmax(1) != rows[1]).sum()), len(rows[1])
 
 
-def _share(task: Task, wrong: int, total: int) -> float | None:
-    return wrong / total if task.labels else None
+def _share(wrong: int, answered: int) -> float | None:
+    return wrong / answered if answered else None
 
 
 def _product(gradient: torch.Tensor, leaf: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
