@@ -61,6 +61,7 @@ class Labels(Step):
     def __call__(self, data: Examples, split: str) -> Examples:
         import torch
 
+        _check_classes(data, "Step `labels`")
         kept = [_number(label, data.labels) for label in self.keep]
         if len(set(kept)) < len(kept):
             raise InvalidTask(f"Step `labels` names a label twice: {list(self.keep)}.")
@@ -88,6 +89,7 @@ class Groups(Step):
     def __call__(self, data: Examples, split: str) -> Examples:
         import torch
 
+        _check_classes(data, "Step `groups`")
         new = torch.full((len(data.labels),), -1)
         for i, name in enumerate(sorted(self.groups)):
             for member in self.groups[name]:
@@ -338,13 +340,26 @@ def fold(data: Examples, of: int, take: Sequence[int]) -> Examples:
     """Some of every `of` examples of each class, in order of the data.
 
     Example i of its class, counted from 1, is kept if (i - 1) mod `of` + 1 is in `take`.
+
+    Raises:
+        InvalidTask: examples have no one class, as those of tokens.
     """
     import torch
 
+    _check_classes(data, "A `fold`")
     is_class = torch.nn.functional.one_hot(data.targets)
     place = ((is_class.cumsum(0) * is_class).sum(1) - 1) % of + 1
     chosen = torch.isin(place, torch.tensor(list(take)))
     return data._replace(inputs=data.inputs[chosen], targets=data.targets[chosen])
+
+
+def _check_classes(data: Examples, what: str) -> None:
+    if data.targets.ndim != 1:
+        raise InvalidTask(
+            f"{what} is for one label of each example, and the targets have shape "
+            f"{tuple(data.targets.shape)}.",
+            how="Use `first`, or another `share` of the text.",
+        )
 
 
 def _number(label: Label, labels: Sequence[str]) -> int:

@@ -28,9 +28,6 @@ METRIC, METRIC_VERSION = "scores", "1.0.0"
 USUAL = "test"
 """The split that scores are meant for."""
 
-_FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError, ImportError)
-"""What torch and plugins raise where a model cannot be built, or its inputs are not for it."""
-
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
@@ -350,7 +347,9 @@ def _module(
             module = model.module(sample.device)
         if head is not None:
             take_head(module, model, head, sample.device)
-    except _FAULTS as error:
+    except ZooError:
+        raise
+    except Exception as error:  # plugins build it, and may raise anything
         raise InvalidCheckpoint(
             f"`{model.label}` cannot be loaded:", _said(error), "Mend its files or its plugin."
         ) from error
@@ -372,7 +371,9 @@ def _run(module: torch.nn.Module, label: str, sample: Sample) -> list[MetricValu
     try:
         with torch.no_grad():
             values = task.evaluate(module, sample)
-    except _FAULTS as error:
+    except ZooError:
+        raise
+    except Exception as error:  # plugins run it, and may raise anything
         raise IncompatibleModels(
             f"`{label}` cannot be run on task `{task.name}`:",
             _said(error),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import exp
+import math
 from typing import TYPE_CHECKING
 
 from zoo.errors import IncompatibleModels
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from zoo.task import Task
 
 
+_LARGEST = 709.0
+"""The exponential of more is no float64."""
+
+
 def scores_of_tokens(task: Task, module: torch.nn.Module, sample: Sample) -> list[MetricValue]:
     """Scores of a module that gives logits (n, t, v) for tokens (n, t).
 
@@ -22,7 +26,9 @@ def scores_of_tokens(task: Task, module: torch.nn.Module, sample: Sample) -> lis
         perplexity  exp(loss), dimensionless
         accuracy    share of tokens whose largest logit is the target's
 
-    Standard errors are those of the mean over windows, whose tokens are not independent.
+    Standard errors are those of the mean over windows, whose tokens are not independent. A token
+    whose loss is not a number counts as answered wrongly. What is not finite is left out: there is
+    then no loss and no perplexity.
 
     Raises:
         IncompatibleModels: the module's logits are not one for each token of the vocabulary.
@@ -45,17 +51,20 @@ def scores_of_tokens(task: Task, module: torch.nn.Module, sample: Sample) -> lis
             each = torch.nn.functional.cross_entropy(
                 logits.flatten(0, 1).double(), y.flatten(), reduction="none"
             )
-            losses.append(each.view(y.shape).mean(1).cpu())
-            hits.append((logits.argmax(2) == y).double().mean(1).cpu())
+            each = each.view(y.shape)
+            losses.append(each.mean(1).cpu())
+            hits.append(((logits.argmax(2) == y) & each.isfinite()).double().mean(1).cpu())
     loss, loss_error = _mean(torch.cat(losses))
     accuracy, accuracy_error = _mean(torch.cat(hits))
+    perplexity = math.exp(loss) if loss < _LARGEST else math.inf
     # First order: d exp(loss) = exp(loss) d loss.
-    perplexity_error = None if loss_error is None else exp(loss) * loss_error
-    return [
+    perplexity_error = None if loss_error is None else perplexity * loss_error
+    found = [
         MetricValue("accuracy", accuracy, stderr=accuracy_error),
         MetricValue("loss", loss, stderr=loss_error),
-        MetricValue("perplexity", exp(loss), stderr=perplexity_error),
+        MetricValue("perplexity", perplexity, stderr=perplexity_error),
     ]
+    return [value for value in found if math.isfinite(value.value)]
 
 
 def _mean(each: torch.Tensor) -> tuple[float, float | None]:

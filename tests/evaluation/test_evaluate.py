@@ -351,16 +351,33 @@ def test_a_task_that_is_given_later_gets_the_bare_names(registry, add, runs):
     assert {"three": 2, "again": 2} == runs
 
 
-def test_an_architecture_that_fails_is_told(registry, add, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [KeyError("hidden_size"), AssertionError("width"), OverflowError()]
+)
+def test_an_architecture_that_fails_is_told(registry, add, monkeypatch, error):
     add("expert", task="three")
 
     def fails(self, directory):
-        raise KeyError("hidden_size")
+        raise error
 
     monkeypatch.setattr(type(registry.plugins.architectures["zoo_mlp"]), "load", fails)
     (found,) = evaluate(registry, ["expert"])
 
-    assert "`expert@1` cannot be loaded: KeyError: 'hidden_size'" in str(found.error)
+    assert f"`expert@1` cannot be loaded: {type(error).__name__}: {error}" in str(found.error)
+
+
+@pytest.mark.parametrize("error", [AssertionError("width"), ZeroDivisionError("0")])
+def test_a_task_that_fails_on_a_model_is_told(registry, add, monkeypatch, error):
+    add("expert", task="three")
+
+    def fails(outputs, targets):
+        raise error
+
+    monkeypatch.setattr(zoo.scores, "check_outputs", fails)
+    (found,) = evaluate(registry, ["expert"])
+
+    assert "`expert@1` cannot be run on task `three`" in str(found.error)
+    assert not registry.get("expert").metrics
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from zoo import Sample
-from zoo.errors import IncompatibleModels
+from zoo.errors import IncompatibleModels, InvalidTask
 
 
 @pytest.fixture
@@ -63,6 +63,27 @@ def test_the_loss_is_the_mean_over_tokens_and_can_be_descended(poem):
     assert logits.grad.abs().sum() > 0
 
 
+def test_a_loss_too_large_for_its_perplexity_is_told_alone(poem):
+    class Sure(torch.nn.Module):
+        def forward(self, tokens):
+            return 1e4 * torch.nn.functional.one_hot(tokens, 3).float()
+
+    found = {v.name: v.value for v in poem.evaluate(Sure(), Sample(poem))}
+
+    assert {"accuracy", "loss"} == set(found)
+    assert found["loss"] > 710  # whose exp no number holds
+
+
+def test_answers_that_are_no_numbers_are_wrong(poem):
+    class Broken(torch.nn.Module):
+        def forward(self, tokens):
+            return torch.full((*tokens.shape, 3), torch.nan)
+
+    found = {v.name: v.value for v in poem.evaluate(Broken(), Sample(poem))}
+
+    assert {"accuracy": 0.0} == found
+
+
 @pytest.mark.parametrize("outputs", [2, 4])
 def test_a_model_of_another_vocabulary_is_refused(poem, outputs):
     class Other(torch.nn.Module):
@@ -79,10 +100,27 @@ def test_splits_share_one_vocabulary(poem):
 
 
 def test_steps_for_images_refuse_tokens(registry, poem):
-    from zoo.errors import InvalidTask
-
     with pytest.raises(InvalidTask, match="not for tokens"):
         registry.add_task({"name": "p", "from": "poem", "derive": [{"permute": 1}]})
     assert 3 == registry.add_task({"name": "p", "from": "poem", "derive": [{"first": 3}]}).size(
         "test"
     )
+
+
+@pytest.mark.parametrize("written", [{"labels": ["a", "b"]}, {"groups": {"one": ["a"]}}])
+def test_steps_for_classes_refuse_tokens(registry, poem, written):
+    with pytest.raises(InvalidTask, match="for one label of each example"):
+        registry.add_task({"name": "p", "from": "poem", "derive": [written]})
+
+
+def test_folds_refuse_tokens(registry, poem, tmp_path):
+    with pytest.raises(InvalidTask, match="for one label of each example"):
+        registry.add_task(
+            {
+                "name": "p",
+                "format": "text",
+                "path": str(tmp_path / "poem.txt"),
+                "splits": {"test": {"share": [0, 1], "fold": {"of": 2, "take": [1]}}},
+                "options": {"length": 4},
+            }
+        )
