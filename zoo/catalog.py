@@ -18,7 +18,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.elements import ColumnElement
 
-from zoo import additions, audit, phase_rows, task_rows, version_rows
+from zoo import additions, audit, own_task, phase_rows, task_rows, version_rows
 from zoo import group_metrics as groups
 from zoo import tables as t
 from zoo.audit import Happening
@@ -267,7 +267,8 @@ class Catalog:
     ) -> Version:
         """Say more about a version: what is not named stays. Old values go to the audit log.
 
-        A phase given here is asserted: it has no rule; see `set_phase` for a derived one.
+        A phase given here is asserted: it has no rule; see `set_phase` for a derived one. With
+        another task, values on that task take the bare names that are for the version's own.
 
         Raises:
             NotFound: there is no such version.
@@ -307,6 +308,9 @@ class Catalog:
                 connection.execute(
                     update(t.versions).where(t.versions.c.id == version_id).values(values)
                 )
+            if task is not None and task != before.task:
+                moved = own_task.follow(connection, version_id, before.task, task)
+                told |= {"metrics": [*told.get("metrics", []), *moved]} if moved else {}
             if told:
                 audit.append(connection, at, [Happening("annotate", before.ref, version_id, told)])
             return self._one(connection, version_id)

@@ -340,15 +340,30 @@ def test_a_version_whose_base_is_gone_is_still_run(registry, add):
 def test_a_task_that_is_given_later_gets_the_bare_names(registry, add, runs):
     add("expert")
     registry.evaluate(["expert"], tasks=["three", "again"])
-    registry.annotate("expert", task="three")
 
-    (found,) = registry.evaluate(["expert"])
-    assert found.metrics["accuracy"] == found.metrics["accuracy/three"]
+    for task in ("three", "again"):
+        found = registry.annotate("expert", task=task)
 
-    registry.annotate("expert", task="again")
-    (found,) = registry.evaluate(["expert"])
-    assert found.metrics["accuracy"] == found.metrics["accuracy/again"]
-    assert {"three": 2, "again": 2} == runs
+        assert found.metrics["accuracy"] == found.metrics[f"accuracy/{task}"]
+        assert found.metrics["class_accuracy/a"] == found.metrics[f"class_accuracy/{task}/a"]
+        assert [found] == registry.evaluate(["expert"])
+    assert {"three": 1, "again": 1} == runs
+
+
+def test_a_task_that_is_taken_back_keeps_no_bare_names(registry, add):
+    add("expert", task="three")
+    registry.annotate("expert", metrics={"size": 3.0})
+    registry.evaluate(["expert"])
+    registry.evaluate(["expert"], split="train")
+
+    found = registry.annotate("expert", task="again")
+
+    assert "accuracy" not in found.metrics
+    assert 3.0 == found.metrics["size"]
+    assert {"three", "three:train"} == {
+        v.split for v in registry.catalog.measured(found.id) if v.name == "accuracy"
+    }
+    assert not registry.catalog.check_audit()
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,28 @@ def test_values_on_the_own_task_have_their_bare_name_too(registry: zoo.Registry,
     assert {"drawn/digits:train", "inner/digits:train"} == recorded(registry, "e2").keys()
 
 
+def test_bare_names_follow_a_task_that_is_given_later(registry: zoo.Registry) -> None:
+    registry.annotate("e1", task="other")
+    registry.measure(["e1", "e2"], metrics=["disagreement"], task="digits", samples=20)
+    registry.measure(["e1"], metrics=["sam_sharpness"], task="digits", samples=20)
+    pair = [registry.get(ref).id for ref in ("e1", "e2")]
+
+    def bare() -> set[str]:
+        return {r["name"] for r in registry.catalog.group_metrics(pair) if not r["split"]}
+
+    assert not bare()
+    assert "sam_sharpness" not in registry.get("e1").metrics
+
+    registry.annotate("e1", task="digits")
+    assert {"disagreement", "churn"} <= bare()
+    assert ["e1@1"] == [v.ref for v in registry.select("sam_sharpness < 1000")]
+
+    registry.annotate("e2", task="other")
+    assert not bare()
+    registry.annotate("e1", task="other")
+    assert "sam_sharpness" not in registry.get("e1").metrics
+
+
 def test_pairs_and_sets_are_recorded_once_for_each_unordered_set(
     registry: zoo.Registry, own: Own
 ) -> None:
