@@ -278,7 +278,7 @@ def _trend(said: str, rows: Sequence[Mapping[str, Any]], x: str, y: str, sign: i
     if math.isnan(rho):
         return f"{said}: not enough cells."
     strength = (
-        "shows" if sign * rho > 0.4 else "shows weakly" if sign * rho > 0.1 else "does NOT show"
+        "shows" if sign * rho > 0.4 else "hardly shows" if sign * rho > 0.2 else "does NOT show"
     )
     return f"Published: {said}. It {strength}: rank correlation {rho:+.2f} over {len(pairs)} cells."
 
