@@ -86,21 +86,32 @@ def show_table(columns: Sequence[Column], rows: Sequence[Row], *, keep_empty: bo
     for line in cells:
         table.add_row(*(Text(line[i]) for i in kept))
     console.print(table)
-    if left_out:
-        names = ", ".join(columns[i].title for i in sorted(left_out))
+    if names := ", ".join(columns[i].title for i in sorted(left_out) if columns[i].title):
         say(click.style(f"{names}: left out, the terminal is narrow; --json has all", dim=True))
 
 
 def _too_many(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> set[int]:
     """Columns to leave out so that the others fit the width unbroken, or none may be spared."""
-    needed = [
-        max([len(c.title), *(len(row[i]) for row in cells)]) + GAP for i, c in enumerate(columns)
-    ]
+    needed = _widths(columns, cells)
     left_out: set[int] = set()
     by_worth = sorted((i for i, c in enumerate(columns) if c.spare), key=lambda i: columns[i].spare)
     while by_worth and sum(n for i, n in enumerate(needed) if i not in left_out) > width:
         left_out.add(by_worth.pop())
     return left_out
+
+
+def _widths(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> list[int]:
+    """Characters that each column takes unbroken, with its gap."""
+    lines = ([line for row in cells for line in row[i].splitlines()] for i in range(len(columns)))
+    return [max(map(len, [c.title, *found])) + GAP for c, found in zip(columns, lines, strict=True)]
+
+
+def far_too_wide(columns: Sequence[Column], rows: Sequence[Row]) -> bool:
+    """Whether a table would need more than twice the width of the terminal."""
+    from rich.console import Console
+
+    cells = [[cell or "" for cell in row] for row in rows]
+    return on_terminal() and sum(_widths(columns, cells)) > 2 * Console().width
 
 
 def show_fields(pairs: Sequence[tuple[str, str | None]]) -> None:

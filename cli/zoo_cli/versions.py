@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,12 @@ if TYPE_CHECKING:
     from zoo.records import Version
 
 METRIC_COLUMNS = 6
-"""More metrics than this share one column of a table."""
+"""More metrics than this are counted only."""
+
+DIGEST = re.compile("sha256:[0-9a-f]{64}")
+
+FIRST_METRICS = ("accuracy", "loss")
+"""The first to have a column, after those that a query names."""
 
 
 def show_version(
@@ -35,7 +41,7 @@ def show_version(
             ("parameters", f"{count(version.parameters)} ({version.parameters:,})"),
             ("size", f"{size(version.bytes)} ({version.bytes:,} bytes)"),
             ("digest", version.digest),
-            ("metrics", "\n".join(f"{k} {number(v)}" for k, v in sorted(version.metrics.items()))),
+            ("metrics", "\n".join(_metric_lines(version))),
             ("tags", "\n".join(f"{k}={v}" for k, v in sorted(version.tags.items()))),
             ("aliases", ", ".join(version.aliases)),
             ("source", version.source),
@@ -67,32 +73,64 @@ def overlay_fields(kept: Compression | None) -> list[tuple[str, str | None]]:
     return [("tasks", "\n".join(tasks)), ("compression", ratio)]
 
 
-def show_versions(versions: Sequence[Version]) -> None:
-    """A table of versions, with a column for each metric while they are few."""
+def _metric_lines(version: Version) -> list[str]:
+    """A line for each metric, with its values on other tasks and splits, or in its parts.
+
+    In a pipe a line for each value. A value on the version's own task is recorded under its bare
+    name as well, and told once.
+    """
+    if not on_terminal():
+        return [f"{k} {number(v)}" for k, v in sorted(version.metrics.items())]
+    groups: dict[tuple[str, str], dict[str, float]] = {}
+    for name, value in sorted(version.metrics.items()):
+        head, _, place = name.partition("/")
+        of_own_task, _, part = place.partition("/")
+        bare = f"{head}/{part}" if part else head
+        if of_own_task == version.task and version.metrics.get(bare) == value:
+            continue
+        where, _, part = place.rpartition("/")
+        groups.setdefault((head, where), {})[part] = value
+    lines = []
+    for (head, where), values in groups.items():
+        name = f"{head}/{where}" if where else head
+        whole = f" {number(values[''])}" if "" in values else ""
+        parts = ", ".join(f"{part}={number(x)}" for part, x in values.items() if part)
+        lines.append(name + whole + (f" ({parts})" if whole and parts else f" {parts}"))
+    return [line.rstrip() for line in lines]
+
+
+def show_versions(versions: Sequence[Version], asked: str = "") -> None:
+    """A table of versions, with a column for each metric while they are few.
+
+    Args:
+        asked: the query they were selected by; what it names has a column for sure.
+    """
     shown = [v.metrics for v in versions]
+    named = [name for name in _names(shown) if _is_named(name, asked)]
     if len(_names(shown)) > METRIC_COLUMNS:
-        shown = [_of_the_whole(metrics) for metrics in shown]
-    metrics = _names(shown)
-    own = metrics if len(metrics) <= METRIC_COLUMNS else []
+        shown = [_of_the_whole(metrics, named) for metrics in shown]
+    usual = [name for name in FIRST_METRICS if name not in named and name in _names(shown)]
+    names = list(dict.fromkeys([*named, *usual, *_names(shown)]))
+    own = names[: max(METRIC_COLUMNS, len(named))]
     columns = [
         Column("version", style="bold", whole=True),
         Column("aliases", spare=3),
         Column("kind", spare=6),
         Column("base", spare=4),
         Column("task"),
-        Column("phase", spare=7),
+        Column("phase", spare=5),
         Column("license", spare=9),
         Column("params", right=True, whole=True, spare=2),
         Column("size", right=True, whole=True, spare=8),
-        *(Column(name, right=True, spare=int(i > 0)) for i, name in enumerate(own)),
-        Column("metrics" if not own else ""),
-        Column("tags", spare=5),
+        *(Column(name, right=True, spare=_spare(i, len(named))) for i, name in enumerate(own)),
+        Column("more", right=True, style="dim", spare=10),
+        Column("tags", spare=7),
         Column("digest", style="dim", whole=True, spare=10),
         Column("created", style="dim", whole=True, spare=11),
     ]
     rows = []
     for v, found in zip(versions, shown, strict=True):
-        rest = "" if own else _listed(found)
+        more = len(set(found) - set(own))
         rows.append(
             [
                 v.ref,
@@ -105,8 +143,8 @@ def show_versions(versions: Sequence[Version]) -> None:
                 count(v.parameters),
                 size(v.bytes),
                 *(number(found[name]) if name in found else None for name in own),
-                rest,
-                ", ".join(f"{k}={x}" for k, x in sorted(v.tags.items())),
+                f"+{more}" if more else None,
+                ", ".join(f"{k}={_tag(x)}" for k, x in sorted(v.tags.items())),
                 short_digest(v.digest),
                 v.created_at[:10],
             ]
@@ -114,17 +152,31 @@ def show_versions(versions: Sequence[Version]) -> None:
     show_table(columns, rows)
 
 
+def _spare(place: int, named: int) -> int:
+    """Which metrics leave a narrow terminal first: all but those named, the first, the second."""
+    if place < max(named, 1):
+        return 0
+    return 1 if place < 2 else 6
+
+
+def _tag(value: str) -> str:
+    """A tag's value; of a digest its beginning."""
+    return short_digest(value) if DIGEST.fullmatch(value) else value
+
+
 def _names(metrics: Sequence[Mapping[str, float]]) -> list[str]:
     return sorted({name for found in metrics for name in found})
 
 
-def _of_the_whole(metrics: Mapping[str, float]) -> Mapping[str, float]:
-    """Those without a split; all, where there are none of these."""
-    return {name: x for name, x in metrics.items() if "/" not in name} or metrics
+def _is_named(metric: str, query: str) -> bool:
+    head, _, part = metric.partition("/")
+    if part:
+        return f"'{head}'.'{part}'" in query
+    return re.search(rf"(?<![\w'.-]){re.escape(head)}(?![\w'.-])", query) is not None or (
+        re.search(rf"'{re.escape(head)}'(?!\.)", query) is not None
+    )
 
 
-def _listed(metrics: Mapping[str, float]) -> str:
-    """The first metrics in one cell, and how many more there are."""
-    named = [f"{name}={number(x)}" for name, x in sorted(metrics.items())]
-    more = len(named) - METRIC_COLUMNS
-    return ", ".join(named[:METRIC_COLUMNS]) + (f", and {more} more" if more > 0 else "")
+def _of_the_whole(metrics: Mapping[str, float], named: Sequence[str]) -> Mapping[str, float]:
+    """Those named, and those without a part; all, where there are none of these."""
+    return {name: x for name, x in metrics.items() if "/" not in name or name in named} or metrics

@@ -132,3 +132,21 @@ def test_columns_nobody_filled_are_left_out_of_tables():
     lines = without_colour(on_a_terminal(TABLE.replace('"b" * 20', "None")))
 
     assert ["name", "least"] == lines[0].split()
+
+
+def test_a_result_far_wider_than_the_terminal_is_shown_row_by_row(tmp_path):
+    query = "select 1 as first, repeat('x', {}) as second"
+    code = (
+        "from zoo_cli.main import cli\n"
+        f"cli(['--registry', {str(tmp_path / 'r.db')!r}, 'init'], standalone_mode=False)\n"
+        f"cli(['--registry', {str(tmp_path / 'r.db')!r}, 'query', {query!r}.format(NUMBER)],"
+        " standalone_mode=False)"
+    )
+
+    wide, narrow = (
+        [line.split() for line in without_colour(on_a_terminal(code.replace("NUMBER", n)))]
+        for n in ("300", "20")
+    )
+
+    assert ["row", "1"] in wide and ["first", "1"] in wide
+    assert ["first", "second"] in narrow and ["1", "x" * 20] in narrow

@@ -131,16 +131,48 @@ def test_a_leaderboard_of_nothing_says_what_to_run(family, run):
     assert "zoo evaluate" in result.stderr
 
 
+def table_row(result, version):
+    """A row of a table in a pipe, by column."""
+    head, *lines = (line.split("\t") for line in result.stdout.splitlines())
+    rows = [dict(zip(head, line, strict=True)) for line in lines]
+    return next(row for row in rows if version == row["version"])
+
+
+def test_a_list_has_columns_for_what_the_query_names(family, run):
+    family("evaluate", "one")
+    family("annotate", "one", "--tag", "training=sha256:" + "0123456789abcdef" * 4)
+    where = "metric.'class_accuracy'.'7' >= 0 and calibration_error >= 0"
+
+    columns = list(table_row(run("ls", "--where", where), "one@1"))
+
+    assert ["calibration_error", "class_accuracy/7", "accuracy", "loss", "tags"] == columns[
+        columns.index("calibration_error") : columns.index("tags") + 1
+    ]
+    assert "training=0123456789ab" in table_row(run("ls"), "one@1")["tags"]
+
+
+def test_a_terminal_gets_a_line_for_each_metric_and_split(family, run, monkeypatch):
+    family("evaluate", "one")
+    family("evaluate", "one", "--split", "train")
+    monkeypatch.setattr("zoo_cli.versions.on_terminal", lambda: True)
+    scores = {name: f"{x:.5g}" for name, x in family("show", "one")["metrics"].items()}
+
+    said = run("show", "one").stdout
+
+    assert f"accuracy {scores['accuracy']} (digits:train={scores['accuracy/digits:train']})" in said
+    assert f"class_accuracy 0={scores['class_accuracy/0']}, 1=" in said
+    assert f"class_accuracy/digits:train 0={scores['class_accuracy/digits:train/0']}, 1=" in said
+    assert "class_accuracy/digits " not in said
+
+
 def test_a_list_shows_the_scores_of_the_whole(family, run):
     family("evaluate", "one", "mean", "--task", "digits")
 
-    head, *lines = (line.split("\t") for line in run("ls").stdout.splitlines())
-    rows = {line[head.index("version")]: line[head.index("metrics")] for line in lines}
+    one, mean = (table_row(run("ls"), name) for name in ("one@1", "mean@1"))
 
-    assert ["accuracy", "calibration_error", "loss"] == [
-        pair.partition("=")[0] for pair in rows["one@1"].split(", ")
-    ]
+    assert {"accuracy", "calibration_error", "loss"} <= {name for name, x in one.items() if x}
     # The mean has no task of its own, so all it has are scores on others.
-    assert rows["mean@1"].startswith("accuracy/digits=")
-    assert rows["mean@1"].endswith(", and 7 more")
+    assert float(mean["accuracy/digits"]) > 0
+    assert "+" == mean["more"][0]
+    assert "" == one["more"]
     assert "class_accuracy/digits/9" in family("show", "mean")["metrics"]

@@ -28,6 +28,6 @@ def command(
     if as_json:
         show_json([v.as_dict() for v in versions])
     elif versions:
-        show_versions(versions)
+        show_versions(versions, asked=f"{where or ''} {order_by or ''}")
     else:
         say("No version matches." if where else "The registry is empty: `zoo register --help`.")

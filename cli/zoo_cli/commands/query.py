@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import click
 
-from zoo_cli.output import Column, json_option, show_json, show_table
+from zoo_cli.output import (
+    Column,
+    far_too_wide,
+    json_option,
+    show_fields,
+    show_json,
+    show_table,
+    title,
+)
 from zoo_cli.session import Session, pass_session
 from zoo_cli.units import number
 
@@ -17,7 +25,7 @@ def command(session: Session, sql: str, as_json: bool) -> None:
     """Run SQL (DuckDB) over a read-only snapshot of the registry.
 
     Tables: versions, tags, metrics, group_metrics, aliases, runs, run_inputs, tensors, files,
-    events.
+    events. A result that is far too wide for the terminal is shown row by row.
 
     \b
         zoo query "SELECT task, count(*) FROM versions GROUP BY task"
@@ -31,11 +39,16 @@ def command(session: Session, sql: str, as_json: bool) -> None:
         bool(table.rows) and all(isinstance(row[i], int | float | None) for row in table.rows)
         for i in range(len(table.columns))
     ]
-    show_table(
-        [Column(name, right=right) for name, right in zip(table.columns, numeric, strict=True)],
-        [[_cell(value) for value in row] for row in table.rows],
-        keep_empty=True,
-    )
+    columns = [
+        Column(name, right=right) for name, right in zip(table.columns, numeric, strict=True)
+    ]
+    rows = [[_cell(value) for value in row] for row in table.rows]
+    if not far_too_wide(columns, rows):
+        show_table(columns, rows, keep_empty=True)
+        return
+    for i, row in enumerate(rows, 1):
+        title(f"row {i}")
+        show_fields(list(zip(table.columns, row, strict=True)))
 
 
 def _cell(value: object) -> str:
