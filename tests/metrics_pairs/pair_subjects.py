@@ -135,8 +135,15 @@ def subject(
         MemoryCheckpoint(state),
         architecture=architecture,
         base=base,
-        make=lambda: copy.deepcopy(module),
+        make=lambda: _in_its_own_type(module),
     )
+
+
+def _in_its_own_type(module: nn.Module) -> nn.Module:
+    """A copy that stays float64, as the oracles are, though metrics ask for float32."""
+    made = copy.deepcopy(module)
+    made.float = lambda: made  # type: ignore[method-assign]
+    return made
 
 
 def stored(state: Mapping[str, Any], name: str = "model", base: Subject | None = None) -> Subject:
