@@ -23,7 +23,7 @@ class Cka(NamedTuple):
     """How alike two sets of features are."""
 
     biased: float | None
-    """0 to 1; None where one of the two is constant, or there are no examples."""
+    """0 to 1; None where one of the two is constant or no number, or there are no examples."""
     debiased: float | None
     """From unbiased HSIC, at most about 1; None likewise, with fewer than four examples, and where
     features are so few that they are not even like themselves."""
@@ -74,6 +74,8 @@ class CkaSums:
             return Cka(None, None)
         n, sums = self.examples, self._sums or self._grams()
         spreads = [s.spread(n) for s in sums[1:]]
+        if not all(map(math.isfinite, spreads)):
+            return Cka(None, None)
         if any(s <= _CONSTANT * q for s, q in zip(spreads, self._squares, strict=True)):
             return Cka(None, None)
         biased = _ratio([s.biased(n) for s in sums])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Interval
 
 from zoo import Metric, MetricValue, Subject, hookimpl, metric
-from zoo.errors import IncompatibleModels, InvalidRecipe
+from zoo.errors import IncompatibleModels, InvalidCheckpoint, InvalidRecipe
 
 if TYPE_CHECKING:
     import torch
@@ -277,14 +277,27 @@ def _matrix(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _deltas(models: Sequence[Subject], name: str) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The base's tensor, and each expert's minus it, in float64."""
+    """The base's tensor, and each expert's minus it, in float64.
+
+    Raises:
+        InvalidCheckpoint: there are entries that are not finite.
+    """
     from zoo.checkpoint import tensor_of
 
     assert models[0].base is not None
     kept = models[0].base.checkpoint
     base = tensor_of(kept, kept.tensors[name]).double()
     own = (tensor_of(m.checkpoint, m.checkpoint.tensors[name]) for m in models)
-    return base, [t.double().sub_(base) for t in own]
+    deltas = [t.double().sub_(base) for t in own]
+    for model, delta in zip(models, deltas, strict=True):
+        if not bool(delta.isfinite().all()):
+            raise InvalidCheckpoint(
+                f"Tensor `{name}` of `{model.label}` or its base has entries that are not finite.",
+                "There is no task vector.",
+                "Leave the tensor out: `--set exclude=...`.",
+                tensor=name,
+            )
+    return base, deltas
 
 
 def _names(models: Sequence[Subject], exclude: Sequence[str]) -> list[str]:

@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from zoo.errors import IncompatibleModels
 from zoo.landscape.examples import Examples
-from zoo.paths.profile import answers
+from zoo.paths.profile import answers, wrong
 from zoo.scores import check_outputs
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def _wrong(task: Task, outputs: torch.Tensor, y: torch.Tensor) -> tuple[int, int
     rows = answers(outputs, y) if task.labels else None
     if rows is None:
         return 0, 0
-    return int((rows[0].argmax(1) != rows[1]).sum()), len(rows[1])
+    return int(wrong(*rows).sum()), len(rows[1])
 
 
 def _share(wrong: int, answered: int) -> float | None:

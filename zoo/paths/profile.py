@@ -134,7 +134,7 @@ def along(
                 mean = sample.loss(outputs, y)
                 rows = answers(outputs, y)
                 if rows is not None:
-                    error.append((rows[0].argmax(1) != rows[1]).double().cpu())
+                    error.append(wrong(*rows).double().cpu())
                 if is_known is None:
                     is_known = rows is not None and bool(_each(*rows).mean().isclose(mean))
                 each = _each(*rows) if is_known and rows else mean.reshape(1)
@@ -150,8 +150,8 @@ def along(
     )
     error_parts = None
     if errors:
-        wrong = torch.stack(errors)
-        error_parts = Parts(wrong, wrong.new_ones(wrong.shape[1]))
+        each = torch.stack(errors)
+        error_parts = Parts(each, each.new_ones(each.shape[1]))
     return Profile(
         tuple(at),
         loss_parts.means(),
@@ -186,7 +186,8 @@ def rises(at: Sequence[float], values: Sequence[float]) -> list[float]:
 
 
 def barrier(at: Sequence[float], values: Sequence[float], parts: Parts | None = None) -> Barrier:
-    """The largest rise above the chord, max over t of v(t) - ((1-t) v(0) + t v(1)), at least 0.
+    """The largest rise above the chord, max over t of v(t) - ((1-t) v(0) + t v(1)), at least 0;
+    not a number where one of the values is none.
 
     Args:
         at: positions from 0 to 1, both ends among them.
@@ -195,6 +196,8 @@ def barrier(at: Sequence[float], values: Sequence[float], parts: Parts | None = 
         arXiv:2110.06296, section 2.
     """
     heights = rises(at, values)
+    if not all(map(math.isfinite, values)):
+        return Barrier(math.nan, 0)
     last = len(at) - 1
     index = max(range(len(at)), key=heights.__getitem__)
     t = at[index]
@@ -214,6 +217,12 @@ def answers(
     rows, wanted = outputs.flatten(0, -2), targets.flatten()
     asked = wanted != IGNORED
     return (rows, wanted) if asked.all() else (rows[asked], wanted[asked])
+
+
+def wrong(rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Which answers are wrong, shape (n,); those whose largest logit is no finite number are."""
+    largest, answer = rows.max(1)
+    return (answer != targets) | ~largest.isfinite()
 
 
 def _each(rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
