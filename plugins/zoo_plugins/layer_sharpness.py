@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
@@ -78,12 +79,14 @@ def layer_sharpness(
     layers = layers_of(model, between.names, granularity)
     loss = between.objective(1.0)
     tuned = loss.slope()
+    ends = (between.at(0.0), tuned)
+    if not all(math.isfinite(end.loss) for end in ends):
+        return  # there is no line between them
     for name, layer in layers.items():
         if any(n in loss.shapes for n in layer):
             found = numerics.layer_rise(loss, tuned, layer, rho, norm, adaptive)
             yield from value("layer_sharpness", found.loss, name)
 
-    ends = (between.at(0.0), tuned)
     curves = {n: numerics.curve(between, layer, points, ends) for n, layer in layers.items()}
     labelled = tuned.error is not None
     of_loss = {n: numerics.barrier([p.loss for p in there]) for n, (there, _) in curves.items()}
@@ -98,8 +101,9 @@ def layer_sharpness(
             yield from value("layer_barrier_back", height, name)
     for name, height in of_loss.items():
         yield from value("layer_loss_barrier", height, name)
+    barriers = {n: height for n, height in barriers.items() if math.isfinite(height)}
     slow = numerics.stragglers(barriers, threshold if labelled else None)
-    for name in layers:
+    for name in barriers:
         yield from value("straggler", float(name in slow), name)
     yield from value("stragglers", len(slow))
     if not labelled:

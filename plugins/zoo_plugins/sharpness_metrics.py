@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -210,6 +211,8 @@ def _measured(
         splits = [""] if radius == radii[0] else []
         splits += [f"rho={radius:g}"] if len(radii) > 1 else []
         height = mean([[r.loss for r in batch] for batch in batches])
+        if not math.isfinite(height.value):
+            continue  # a rise of the error alone would say that there is something to measure
         errors = [[r.error for r in batch if r.error is not None] for batch in batches]
         wrong = mean(errors) if errors[0] else None
         for split in splits:

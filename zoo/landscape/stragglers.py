@@ -118,11 +118,14 @@ def curve(
 
 
 def barrier(heights: Sequence[float]) -> float:
-    """The most that a curve rises above the straight line between its ends; never negative.
+    """The most that a curve rises above the straight line between its ends; never negative, and
+    not a number where one of the heights is none.
 
     Args:
         heights: loss or error at equally spaced places, ends included, three or more.
     """
+    if not all(map(math.isfinite, heights)):
+        return math.nan
     first, last = heights[0], heights[-1]
     steps = len(heights) - 1
     inside = enumerate(heights[1:-1], 1)  # at the ends it is zero, and rounding is not asked
@@ -132,6 +135,8 @@ def barrier(heights: Sequence[float]) -> float:
 def stragglers(barriers: Mapping[str, float], threshold: float | None) -> list[str]:
     """Layers whose barrier is above the threshold, or above mean + 2 standard deviations of all."""
     values = list(barriers.values())
+    if not values:
+        return []
     mean = sum(values) / len(values)
     spread = math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))
     cut = mean + 2 * spread if threshold is None else min(threshold, mean + 2 * spread)
