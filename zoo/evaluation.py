@@ -376,7 +376,7 @@ def _run(module: torch.nn.Module, label: str, sample: Sample) -> list[MetricValu
     except Exception as error:  # plugins run it, and may raise anything
         raise IncompatibleModels(
             f"`{label}` cannot be run on task `{task.name}`:",
-            _said(error),
+            f"{_said(error).rstrip('.')}.",
             "Its inputs must be such as the task gives.",
             task=task.name,
         ) from error

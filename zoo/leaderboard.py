@@ -303,6 +303,14 @@ def _nothing(versions: Sequence[Version], tasks: Sequence[str], metric: str) -> 
     return NotFound(
         f"None of the {len(versions)} versions has a value of `{metric}`{where}.",
         "A leaderboard shows what is recorded.",
-        "Evaluate them first: `zoo evaluate --where ... --task ...`.",
+        _nearest(versions, tasks, metric) + "Evaluate them first: `zoo evaluate --where ... --task ...`.",
         metric=metric,
     )
+
+
+def _nearest(versions: Sequence[Version], tasks: Sequence[str], metric: str) -> str:
+    """A sentence about a task that is likely misspelt; empty where none is."""
+    names = (name.partition("/") for v in versions for name in v.metrics)
+    places = {place for head, _, place in names if head == metric and place}
+    near = (did_you_mean(task, sorted(places)) for task in tasks if task not in places)
+    return "".join(f"{said} " for said in near if said.startswith("Did"))

@@ -107,7 +107,10 @@ def _architecture(registry: Registry, ref: str, found: Loadable) -> Architecture
     architecture = registry.plugins.architecture(architecture_of(config), config)
     if architecture is None:
         raise unknown_architecture(
-            ref, config, f"Its tensors alone: `zoo.load_state({ref!r})`, in Python."
+            ref,
+            config,
+            f"Its tensors alone: `zoo.load_state({ref!r})`, in Python.",
+            list(registry.plugins.architectures),
         )
     return architecture
 

@@ -421,7 +421,8 @@ def _done(
     watched = progress or NoProgress()
     try:
         label = f"{asked.metric.name} of {', '.join(asked.refs)}"
-        if progress is not None and (seconds := costs.seconds(asked)) is not None:
+        # Under a second the guess would be longer than the work.
+        if progress is not None and (seconds := costs.seconds(asked) or 0) >= 1:
             label += f", at most about {seconds:.2g} s"
         watched.start(round((asked.examples or 0) * asked.passes), label)
         with ExitStack() as stack:

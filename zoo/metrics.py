@@ -116,9 +116,11 @@ def metrics_named(known: Mapping[str, Metric], names: Sequence[str]) -> list[Met
         fits = [known[name]] if name in known else [m for m in known.values() if name in m.gives]
         if not fits:
             every = sorted({*known, *(value for m in known.values() for value in m.gives)})
+            near = did_you_mean(name, every)
+            how = "`zoo measure --list` lists them; scores such as accuracy and loss are taken by "
             raise InvalidRecipe(
                 f"Unknown metric `{name}`.",
-                how=did_you_mean(name, every) + " `zoo measure --list` lists them.",
+                how=(f"{near} " if near.startswith("Did") else "") + how + "`zoo evaluate`.",
                 metric=name,
             )
         found |= {m.name: m for m in fits}
@@ -166,7 +168,7 @@ def _checked(metric: Metric, given: Mapping[str, Any]) -> dict[str, Any]:
             if first["type"] != "missing"
             else f"Metric `{metric.name}` needs `{name}`:",
             f"{first['msg'].lower()}.",
-            f"See `zoo measure --list {metric.name}`.",
+            f"See `zoo measure --list --metric {metric.name}`.",
             parameter=name,
             metric=metric.name,
         ) from None

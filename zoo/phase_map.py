@@ -47,7 +47,8 @@ def phase_map(
         lacking = next((tag for tag in (x, y) if tag not in known), x)
         raise InvalidSelection(
             f"No version has both tags `{x}` and `{y}`.",
-            how=did_you_mean(lacking, known),
+            how=did_you_mean(lacking, known)
+            or "Grow a zoo, or tag versions: `zoo annotate --tag`.",
             tag=lacking,
         )
     _check_one_cell_a_place(versions, x, y)

@@ -73,7 +73,7 @@ def scores_of_labels(task: Task, module: torch.nn.Module, sample: Sample) -> lis
         MetricValue("calibration_error", float((bins[1] - bins[2]).abs().sum()) / n),
     ]
     found += [
-        MetricValue("class_accuracy", float(r / t), split=label, protocol={"examples": int(t)})
+        MetricValue("class_accuracy", int(r) / int(t), split=label, protocol={"examples": int(t)})
         for label, r, t in zip(task.labels, right, total, strict=True)
         if t
     ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import PluginError
+from zoo.errors import PluginError, did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +35,8 @@ class Subject:
     base: Subject | None = None
     make: Callable[[], torch.nn.Module] | None = field(default=None, repr=False)
     """Builds the module; of `module`."""
+    known: Sequence[str] = field(default=(), repr=False)
+    """Names of the architectures that plugins offer, for what an error suggests."""
 
     def module(self, device: str = "cpu", dtype: torch.dtype | None = None) -> torch.nn.Module:
         """The runnable module with its weights, in eval mode; a new one at each call.
@@ -48,7 +50,7 @@ class Subject:
             PluginError: no plugin offers its architecture.
         """
         if self.make is None:
-            raise unknown_architecture(self.label, self.config)
+            raise unknown_architecture(self.label, self.config, known=self.known)
         module = self.make()
         return (module.float() if dtype is None else module.to(dtype)).to(device)
 
@@ -59,10 +61,13 @@ class Subject:
         return state_of(self.checkpoint)
 
 
-def unknown_architecture(label: str, config: Mapping[str, Any], instead: str = "") -> PluginError:
+def unknown_architecture(
+    label: str, config: Mapping[str, Any], instead: str = "", known: Sequence[str] = ()
+) -> PluginError:
     """Why a model cannot be run that no plugin knows, and how to make one known.
 
     Args:
+        known: names of architectures, to suggest the nearest.
         instead: a sentence about what can be done without a module.
     """
     from zoo.register import architecture_of
@@ -73,8 +78,10 @@ def unknown_architecture(label: str, config: Mapping[str, Any], instead: str = "
         how = "Write one, and register it again: docs/how-to/add-an-architecture.md."
     else:
         why = f"no plugin offers the architecture `{name}`."
+        near = did_you_mean(name, list(known))
         how = _package_for(config) or (
-            "Add a plugin that builds it: docs/how-to/add-an-architecture.md."
+            (f"{near} Or add" if near.startswith("Did") else "Add")
+            + " a plugin that builds it: docs/how-to/add-an-architecture.md."
         )
     how = f"{how} {instead}".rstrip()
     return PluginError(f"`{label}` cannot be run:", why, how, architecture=name)

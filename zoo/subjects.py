@@ -58,4 +58,5 @@ def _subject(registry: Registry, found: Input) -> Subject:
         architecture=architecture,
         version=found.version,
         make=make,
+        known=list(registry.plugins.architectures),
     )

@@ -31,6 +31,9 @@ class Column(NamedTuple):
 
 Row = Sequence[str | None]
 
+ERRORS = 10
+"""So many of a long run's failures are told in full."""
+
 GAP = 2
 """Spaces between the columns of a table."""
 
@@ -142,6 +145,14 @@ def title(text: str, aside: str = "") -> None:
 def say(text: str) -> None:
     """A sentence for people, on stderr, so that stdout holds data only."""
     click.echo(text, err=True)
+
+
+def say_errors(errors: Sequence[tuple[str, object]]) -> None:
+    """Say what failed and why, for the first of many; `--json` has all."""
+    for what, why in errors[:ERRORS]:
+        say(click.style("error: ", fg="red", bold=True) + f"{what}: {why}")
+    if len(errors) > ERRORS:
+        say(f"and {len(errors) - ERRORS} more errors; --json has all")
 
 
 def _one_line(text: str) -> str:

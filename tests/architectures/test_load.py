@@ -133,6 +133,18 @@ def test_an_unknown_architecture_is_named_with_what_can_be_done(registry, tmp_pa
     assert made.state_dict().keys() == registry.load_state("m").keys()
 
 
+def test_a_misspelt_architecture_is_told_the_nearest(registry, tmp_path):
+    save_module(mlp(1), config() | {"model_type": "zoo_mpl"}, tmp_path / "m")
+    registry.register(tmp_path / "m", name="m")
+
+    with pytest.raises(PluginError, match="Did you mean `zoo_mlp`"):
+        registry.load("m")
+    with ExitStack() as stack:
+        (subject,) = subjects(registry, ["m"], stack)
+        with pytest.raises(PluginError, match="Did you mean `zoo_mlp`"):
+            subject.module()
+
+
 def test_a_model_without_a_configuration_says_so(registry, tmp_path):
     save_module(mlp(1), config(), tmp_path / "m")
     (tmp_path / "m" / "config.json").unlink()

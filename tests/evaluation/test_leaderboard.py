@@ -187,6 +187,7 @@ def test_errors_say_what_is_missing(registry, board, add):
         ({"refs": ["mean"], "metric": "acuracy"}, NotFound, "Did you mean `accuracy`"),
         ({"refs": ["empty"]}, NotFound, "Evaluate them first"),
         ({"refs": ["mean"], "tasks": ["c"]}, NotFound, "on `c`"),
+        ({"refs": ["mean"], "tasks": ["aa"]}, NotFound, "Did you mean `a`"),
         ({}, InvalidRecipe, "one of the two"),
         ({"where": "name = 'x'"}, NotFound, "No version fits"),
         ({"refs": ["mean"], "experts": ["no-task"]}, InvalidRecipe, "no task of its own"),

@@ -91,6 +91,12 @@ def test_standard_errors_are_those_of_a_mean():
     assert float(each.std()) / 50**0.5 == pytest.approx(found["loss", ""].stderr)
 
 
+def test_the_accuracy_of_a_class_is_as_exact_as_a_double():
+    logits = torch.tensor([[1.0, 0], [1.0, 0], [0, 1.0], [0, 1.0]])
+
+    assert 2 / 3 == scores(logits, [0, 0, 0, 1], labels="ab")["class_accuracy", "a"].value
+
+
 def test_answers_that_are_not_numbers_are_wrong():
     logits = torch.tensor([[math.nan, 0, 0], [1.0, 0, 0], [math.inf, 0, 0]])
 

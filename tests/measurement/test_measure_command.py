@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from zoo_cli.main import cli
+from zoo_cli.output import say_errors
 
 Run = Callable[..., Result]
 
@@ -129,6 +130,18 @@ def test_an_unknown_metric_is_told_with_the_nearest(run: Run) -> None:
 
     assert 8 == result.exit_code
     assert "Did you mean `barrier`" in result.stderr
+
+
+def test_a_score_is_told_where_to_get(run: Run) -> None:
+    assert "`zoo evaluate`" in run("e1", "--metric", "accuracy").stderr
+
+
+def test_of_many_errors_only_the_first_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    say_errors([(f"m{i}", "no") for i in range(12)])
+
+    lines = capsys.readouterr().err.splitlines()
+    assert [f"error: m{i}: no" for i in range(10)] == lines[:10]
+    assert ["and 2 more errors; --json has all"] == lines[10:]
 
 
 def test_listing_metrics_does_not_load_torch(folder: Path) -> None:

@@ -466,7 +466,20 @@ def test_progress_counts_all_examples_that_are_read(
     assert work["total"] == work["done"] > 0
     assert work["ended"]
     assert work["label"].startswith(f"{metric} of e")
-    assert ", at most about " in work["label"]
+
+
+def test_a_long_measurement_says_how_long_at_most(
+    registry: zoo.Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = []
+    for seconds in (0.5, 90.0):
+        monkeypatch.setattr(Costs, "seconds", lambda self, one, seconds=seconds: seconds)
+        progress = Counted()
+        registry.measure(["e1", "e2"], metrics=["cka"], samples=50, progress=progress, force=True)
+        labels.append(progress.works[0]["label"])
+
+    assert "about" not in labels[0]
+    assert labels[1].endswith(", at most about 90 s")
 
 
 def test_a_model_that_does_not_take_the_inputs_is_told_under_a_bar_too(

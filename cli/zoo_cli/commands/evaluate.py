@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo_cli.arguments import complete_reference, sample_options, selection_options
-from zoo_cli.output import Column, json_option, say, show_json, show_table
+from zoo_cli.output import Column, json_option, say, say_errors, show_json, show_table
 from zoo_cli.session import Session, pass_session
 from zoo_cli.units import number
 
@@ -108,10 +108,13 @@ def _show(done: Sequence[Evaluated]) -> None:
                 for one in scored
             ],
         )
-    for one in done:
-        if one.error is not None:
-            what = f"{one.label} on {one.task}" if one.task else one.label
-            say(click.style("error: ", fg="red", bold=True) + f"{what}: {one.error}")
+    say_errors(
+        [
+            (f"{one.label} on {one.task}" if one.task else one.label, one.error)
+            for one in done
+            if one.error is not None
+        ]
+    )
 
 
 def _remark(one: Evaluated) -> str:

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo_cli.arguments import complete_reference, selection_options
-from zoo_cli.output import Column, json_option, say, show_json, show_table
+from zoo_cli.output import Column, json_option, on_terminal, say, show_json, show_table
 from zoo_cli.session import Session, pass_session
 
 if TYPE_CHECKING:
     from zoo.leaderboard import Leaderboard
+
+INTERVALS = 2
+"""With more tasks than this, a terminal has no room for the interval of each value."""
 
 
 @click.command("leaderboard")
@@ -80,7 +83,8 @@ def command(
         show_json(board.as_dict())
         return
     _show(board)
-    for task, expert in board.experts.items():
+    divided = any(row.normalized is not None for row in board.rows)
+    for task, expert in board.experts.items() if divided else ():
         say(click.style(f"{task} is divided by {expert}", dim=True))
     for remark in board.remarks:
         say(remark)
@@ -113,7 +117,8 @@ def _show(board: Leaderboard) -> None:
 def _cell(board: Leaderboard, cell: Any) -> str:
     if cell is None:
         return ""
-    interval = _interval(cell.low, cell.high)
+    crowded = len(board.tasks) > INTERVALS and on_terminal()
+    interval = "" if crowded else _interval(cell.low, cell.high)
     return _text(cell.value) + (f" ({interval})" if interval else "")
 
 

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo_cli.arguments import complete_reference, sample_options, selection_options, yaml_pair
-from zoo_cli.output import Column, json_option, say, show_fields, show_json, show_table, title
+from zoo_cli.output import (
+    Column,
+    json_option,
+    on_terminal,
+    say,
+    say_errors,
+    show_fields,
+    show_json,
+    show_table,
+    title,
+)
 from zoo_cli.parameters import show_parameters
 from zoo_cli.session import Session, pass_session
 from zoo_cli.units import count, number
@@ -105,7 +115,7 @@ def _show(done: Sequence[Measured]) -> None:
     rows = [
         [
             value.name,
-            " ".join(one.versions),
+            _versions(one) if i == 0 or not on_terminal() else "",
             _place(one),
             value.split,
             number(value.value),
@@ -113,7 +123,7 @@ def _show(done: Sequence[Measured]) -> None:
             "recorded before" if one.was_known else "",
         ]
         for one in done
-        for value in one.values
+        for i, value in enumerate(one.values)
     ]
     if rows:
         show_table(
@@ -129,11 +139,19 @@ def _show(done: Sequence[Measured]) -> None:
             rows,
         )
     for one in done:
-        names = " ".join(one.versions)
-        if one.error is not None:
-            say(click.style("error: ", fg="red", bold=True) + f"{one.metric} {names}: {one.error}")
-        elif not one.values:
-            say(f"{one.metric} {names}: no value could be told")
+        if one.error is None and not one.values:
+            say(f"{one.metric} {' '.join(one.versions)}: no value could be told")
+    say_errors(
+        [
+            (f"{one.metric} {' '.join(one.versions)}", one.error)
+            for one in done
+            if one.error is not None
+        ]
+    )
+
+
+def _versions(one: Measured) -> str:
+    return ("\n" if on_terminal() else " ").join(one.versions)
 
 
 def _place(one: Measured) -> str:
