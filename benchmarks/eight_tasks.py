@@ -29,6 +29,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import eight_tasks_page as page
@@ -79,7 +80,11 @@ GRID: dict[str, dict[str, tuple[Any, ...]]] = {
     "twin": {"lambda": (0.1, 0.2, 0.3), "rank_fraction": (0.1,)},
 }
 """What is tried of a method; of others, `SCALES` for `lambda` where they have one."""
+VARIANTS = {"wudi-lr": ("wudi", {"lr": (1e-4, 1e-3)})}
+"""More lines of a method: what the line's version is called, and what is tried. fusion_bench's WUDI
+takes steps of 1e-5, which suits larger networks; 300 of them lead nowhere here."""
 LEFT_OUT = {"task_vectors": "composes what other lines show"}
+Z = NormalDist().inv_cdf(0.975)
 DRAWS = 5
 """Of a method that draws at random, in the comparison with fusion_bench."""
 QUICK = ("linear", "task_arithmetic", "ties", "emr", "ota")
@@ -247,10 +252,14 @@ class Suite:
             found[name] = next(v.value for v in values if v.name == "accuracy")
         return found
 
-    def choose(self, method: Method, base: State, experts: list[State]) -> dict[str, Any]:
+    def choose(
+        self,
+        method: Method,
+        grid: Mapping[str, tuple[Any, ...]],
+        base: State,
+        experts: list[State],
+    ) -> dict[str, Any]:
         """The settings that are best on validation data."""
-        names = [f.alias or n for n, f in method.parameters.model_fields.items()]
-        grid = GRID.get(method.name, {"lambda": SCALES} if "lambda" in names else {})
         tried = [dict(zip(grid, v, strict=True)) for v in itertools.product(*grid.values())]
         if len(tried) == 1:
             return tried[0]
@@ -261,9 +270,9 @@ class Suite:
             best = max(best, (mean, settings), key=lambda b: b[0])
         return best[1]
 
-    def merge(self, method: Method, settings: dict[str, Any]) -> str:
+    def merge(self, label: str, method: Method, settings: dict[str, Any]) -> str:
         """Merge in the registry, and evaluate; the version's name."""
-        name = f"merged-{method.name}"
+        name = f"merged-{label}"
         if not self.has(name):
             self.registry.merge(
                 {
@@ -296,6 +305,18 @@ def merge_bodies(
     if method.overlays is None:
         return dict.fromkeys(TASKS, made)
     return {task: made.task(i) for i, task in enumerate(TASKS)}
+
+
+def grid_of(name: str, method: Method) -> Mapping[str, tuple[Any, ...]]:
+    """What is tried of a line's method."""
+    if name in VARIANTS:
+        return VARIANTS[name][1]
+    names = [f.alias or n for n, f in method.parameters.model_fields.items()]
+    return GRID.get(name, {"lambda": SCALES} if "lambda" in names else {})
+
+
+def _is_bundled(method: Method) -> bool:
+    return method.function.__module__.startswith("zoo_plugins.")
 
 
 def applies(method: Method) -> str:
@@ -399,9 +420,9 @@ def main() -> None:
     individual(suite, rows)
     write()
     base, experts = suite.bodies()
-    for name, method in sorted(suite.registry.plugins.methods.items()):
-        if not method.function.__module__.startswith("zoo_plugins."):
-            continue
+    methods = suite.registry.plugins.methods
+    for name in sorted(n for n, m in methods.items() if _is_bundled(m)) + list(VARIANTS):
+        method = methods[VARIANTS[name][0] if name in VARIANTS else name]
         if why := applies(method):
             left_out[name] = why
             continue
@@ -411,9 +432,9 @@ def main() -> None:
         if rows.get(name, {}).get("of") == key:
             continue
         with suite.timed("merge and evaluate"):
-            settings = suite.choose(method, base, experts)
-            version = suite.merge(method, settings)
-            rows[name] = {"of": key, "settings": settings}
+            settings = suite.choose(method, grid_of(name, method), base, experts)
+            version = suite.merge(name, method, settings)
+            rows[name] = {"of": key, "method": method.name, "settings": settings}
             rows[name]["per_task"] = method.overlays is not None
             table(suite, rows, version, name)
         print(f"  {name} {settings}: {rows[name]['mean']:.4f}", flush=True)
@@ -443,13 +464,19 @@ def individual(suite: Suite, rows: dict[str, Any]) -> None:
     board = leaderboard(
         suite.registry, [expert(t) for t in TASKS], tasks=TASKS, experts=[expert(t) for t in TASKS]
     )
-    cells = {}
-    for row in board.rows:
-        for task, cell in row.cells.items():
-            if row.version == board.experts[task]:
-                cells[task] = {"value": cell.value, "low": cell.low, "high": cell.high}
-    mean = sum(c["value"] for c in cells.values()) / len(TASKS)
-    rows["individual"] = {"mean": mean, "normalized": 1.0, "cells": {t: cells[t] for t in TASKS}}
+    own = {
+        task: cell
+        for row in board.rows
+        for task, cell in row.cells.items()
+        if row.version == board.experts[task]
+    }
+    mean = sum(own[t].value for t in TASKS) / len(TASKS)
+    spread = Z * sum((own[t].stderr or 0) ** 2 for t in TASKS) ** 0.5 / len(TASKS)
+    cells = {t: {k: getattr(own[t], k) for k in ("value", "low", "high")} for t in TASKS}
+    rows["individual"] = {
+        "mean": mean, "low": mean - spread, "high": mean + spread, "normalized": 1.0,
+        "cells": cells,
+    }  # fmt: skip
 
 
 def about(suite: Suite) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def _method(name: str, row: Mapping[str, Any], tasks: Sequence[str]) -> str:
         their = "failed"
     return _row(
         [
-            TITLES.get(name, f"`{name}`"),
+            TITLES.get(name, f"`{row.get('method', name)}`"),
             settings,
             *(f"{100 * row['cells'][t]['value']:.1f}" for t in tasks),
             f"**{100 * row['mean']:.2f}**",
@@ -165,6 +165,12 @@ def _remarks(rows: Mapping[str, Any]) -> list[str]:
         for name, row in rows.items()
         if "draws" in row
     ]
+    if "wudi-lr" in rows:
+        said.append(
+            "`wudi` steps by 1e-5 of a weight at a time unless told otherwise, as fusion_bench's "
+            "does: in these small networks 300 steps lead nowhere, and the result is the sum of "
+            "the deltas. Its second line has longer steps."
+        )
     failed = [
         f"`{name}` did not run in fusion_bench: {row['theirs_failed']}."
         for name, row in rows.items()
