@@ -18,7 +18,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.elements import ColumnElement
 
-from zoo import additions, audit, own_task, phase_rows, task_rows, version_rows
+from zoo import additions, audit, own_task, phase_rows, superseded, task_rows, version_rows
 from zoo import group_metrics as groups
 from zoo import tables as t
 from zoo.audit import Happening
@@ -265,7 +265,8 @@ class Catalog:
         phase: str | None = None,
         license: str | None = None,
     ) -> Version:
-        """Say more about a version: what is not named stays. Old values go to the audit log.
+        """Say more about a version: what is not named stays, but for values of a metric that is
+        measured anew by other rules. Old values go to the audit log.
 
         A phase given here is asserted: it has no rule; see `set_phase` for a derived one. With
         another task, values on that task take the bare names that are for the version's own.
@@ -286,6 +287,7 @@ class Catalog:
                 told.setdefault("tags", {})[key] = [before.tags.get(key), value]
                 self._delete_tag(connection, version_id, key)
                 connection.execute(insert(t.tags), additions.tag_row(version_id, key, value))
+            metrics = list(metrics)
             for metric in metrics:
                 name = f"{metric.name}/{metric.split}" if metric.split else metric.name
                 row = additions.metric_row(metric, at)
@@ -296,6 +298,11 @@ class Catalog:
                 same = (m.name == metric.name) & (m.split == metric.split)
                 connection.execute(delete(t.metrics).where(m.version_id == version_id, same))
                 connection.execute(insert(t.metrics), {"version_id": version_id, **row})
+            old = superseded.drop(
+                connection, t.metrics, t.metrics.c.version_id, version_id, metrics
+            )
+            if old:
+                told["metrics"] += old
             fields = {"task": task, "phase": phase, "license": license}
             changed = {key: value for key, value in fields.items() if value is not None}
             if changed:

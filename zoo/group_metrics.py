@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select
 
+from zoo import superseded
 from zoo import tables as t
 from zoo.additions import metric_row
 from zoo.audit import Happening
@@ -21,7 +22,7 @@ from zoo.records import MetricValue
 def record(
     connection: Connection, at: str, version_ids: Iterable[int], values: Sequence[MetricValue]
 ) -> Happening:
-    """Write the current values of metrics of a set.
+    """Write the current values of metrics of a set; what they supersede goes.
 
     Raises:
         NotFound: a member does not exist.
@@ -56,6 +57,7 @@ def record(
         connection.execute(delete(t.group_metrics).where(same))
         connection.execute(insert(t.group_metrics), {"set_id": set_id, **row})
         changes.append([value.name, value.split, before, row["value"]])
+    changes += superseded.drop(connection, t.group_metrics, g.set_id, set_id, values)
     told = {"versions": members, "metrics": changes}
     return Happening("measure", "+".join(names[id_] for id_ in members), None, told)
 

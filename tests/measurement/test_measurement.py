@@ -220,6 +220,41 @@ def test_values_that_others_replaced_do_not_count(registry: zoo.Registry, own: O
     assert 5 == len(known.values)
 
 
+def test_values_that_another_protocol_does_not_give_go(registry: zoo.Registry) -> None:
+    def measured(points: int) -> bool:
+        (done,) = registry.measure(
+            ["e1", "e2"], metrics=["barrier"], samples=20, parameters={"points": points}
+        )
+        return not done.was_known
+
+    def recorded() -> set[str]:
+        pair = [registry.get(ref).id for ref in ("e1", "e2")]
+        rows = registry.catalog.group_metrics(pair)
+        assert 1 == len({r["protocol"]["parameters"]["points"] for r in rows})
+        return {r["name"] for r in rows}
+
+    assert measured(3)
+    assert "midpoint_barrier" in recorded()
+    assert measured(4)
+    assert "midpoint_barrier" not in recorded()
+    assert not measured(4)
+
+
+def test_parts_of_another_protocol_go_and_those_of_others_stay(
+    registry: zoo.Registry, own: Own
+) -> None:
+    registry.annotate("e1", metrics={"told": 7.0, "size": 3.0})
+    registry.measure(["e1"], metrics=["silent", "drawn"])
+    for layers in (3, 1):
+        registry.measure(["e1"], metrics=["told"], parameters={"layers": layers})
+
+    found = registry.get("e1").metrics
+
+    assert {"told", "told/layer0", "told_last"} == {n for n in found if n.startswith("told")}
+    assert {"size", "drawn", "inner"} <= set(found)
+    assert not registry.catalog.check_audit()
+
+
 def test_parts_left_over_are_not_told_as_known(registry: zoo.Registry, own: Own) -> None:
     for _ in range(2):
         registry.measure(["e1"], metrics=["told"], parameters={"layers": 3})
