@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from functools import cache
 from importlib.machinery import SourceFileLoader
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import NamedTuple
 from zlib import crc32
 
 GROUP = "zoo"
@@ -18,13 +20,25 @@ BUNDLED = "zoo-registry"
 """The distribution that carries the bundled plugins."""
 
 
-def installed_plugins() -> list[EntryPoint]:
+class Installed(NamedTuple):
+    """An entry point, and the distribution that has it; both empty where none is known."""
+
+    entry_point: EntryPoint
+    distribution: str
+    version: str
+
+
+def installed_plugins() -> list[Installed]:
     """Entry points, bundled first; of an entry point seen twice on the path, the first."""
-    found: dict[tuple[str, str], EntryPoint] = {}
+
+    @cache  # each look at a name or a version parses all of a distribution's metadata
+    def told(dist: Distribution | None) -> tuple[str, str]:
+        return (dist.name, dist.version) if dist else ("", "")
+
+    found: dict[tuple[str, str], Installed] = {}
     for entry_point in entry_points(group=GROUP):
-        found.setdefault(
-            (entry_point.dist.name if entry_point.dist else "", entry_point.name), entry_point
-        )
+        name, version = told(entry_point.dist)
+        found.setdefault((name, entry_point.name), Installed(entry_point, name, version))
     return [found[key] for key in sorted(found, key=lambda key: (key[0] != BUNDLED, key))]
 
 

@@ -21,7 +21,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,7 +29,14 @@ import pluggy
 
 from zoo import hookspecs
 from zoo.errors import InvalidRecipe, PluginError, ZooError, did_you_mean
-from zoo.plugin_sources import BUNDLED, GROUP, directories, import_file, installed_plugins
+from zoo.plugin_sources import (
+    BUNDLED,
+    GROUP,
+    Installed,
+    directories,
+    import_file,
+    installed_plugins,
+)
 
 if TYPE_CHECKING:
     from zoo.architecture import Architecture
@@ -359,8 +365,8 @@ def load_plugins(
     """
     plugins = Plugins()
     if entry_points:
-        for entry_point in installed_plugins():
-            _add_installed(plugins, entry_point)
+        for installed in installed_plugins():
+            _add_installed(plugins, installed)
     for directory in directories(dirs):
         _add_directory(plugins, directory)
     for broken in plugins.broken:
@@ -368,9 +374,9 @@ def load_plugins(
     return plugins
 
 
-def _add_installed(plugins: Plugins, entry_point: EntryPoint) -> None:
-    dist = entry_point.dist
-    origin = Origin(entry_point.name, dist.name if dist else "", dist.version if dist else "")
+def _add_installed(plugins: Plugins, installed: Installed) -> None:
+    entry_point = installed.entry_point
+    origin = Origin(entry_point.name, installed.distribution, installed.version)
     source = f"{entry_point.value} ({origin.distribution} {origin.version})"
     try:
         plugins.add(entry_point.load(), origin, source)
