@@ -303,7 +303,8 @@ def _nothing(versions: Sequence[Version], tasks: Sequence[str], metric: str) -> 
     return NotFound(
         f"None of the {len(versions)} versions has a value of `{metric}`{where}.",
         "A leaderboard shows what is recorded.",
-        _nearest(versions, tasks, metric) + "Evaluate them first: `zoo evaluate --where ... --task ...`.",
+        _nearest(versions, tasks, metric)
+        + "Evaluate them first: `zoo evaluate --where ... --task ...`.",
         metric=metric,
     )
 
