@@ -29,7 +29,7 @@ from pair_subjects import (
 from torch import nn
 
 from zoo.errors import IncompatibleModels, InvalidRecipe
-from zoo.paths.profile import barrier, even_positions, rises
+from zoo.paths.profile import barrier, even_positions, line, norm_sample, rises
 from zoo.paths.states import mixed
 from zoo.sample import Sample
 
@@ -278,6 +278,18 @@ def test_the_order_of_the_two_and_a_common_permutation_change_nothing() -> None:
     assert expected == pytest.approx(numbers("barrier", together, sample))
     apart = numbers("barrier", [subject(trained(1)), subject(permuted(trained(2)))], sample)
     assert expected["barrier"] != pytest.approx(apart["barrier"])
+
+
+def test_a_last_small_batch_counts_for_its_share_of_the_statistics() -> None:
+    task, module = Points(), trained(1, norm=True)
+    state = {n: t.clone() for n, t in module.state_dict().items()}
+    sample = Sample(task, batch=38)  # 38 and 2
+
+    line(module, (state, state), [0.0, 1.0], sample, norm_sample(sample))
+
+    x = task.data["train"][0]
+    mean = (x @ state["0.weight"].T + state["0.bias"]).mean(0)
+    torch.testing.assert_close(module.state_dict()["1.running_mean"], mean)
 
 
 def test_the_statistics_of_batchnorm_that_a_model_came_with_do_not_count() -> None:

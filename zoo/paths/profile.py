@@ -123,7 +123,8 @@ def along(
         module.load_state_dict(dict(path(t)))
         module.eval()
         if norms is not None and has_statistics(module):
-            reestimate(module, (x for x, _ in norms.batches()))
+            # The last batch may be of a few examples, which must not count as much as a full one.
+            reestimate(module, (x for x, _ in norms.batches()), "sample_weighted")
         sizes, loss, error = [], [], []
         with torch.inference_mode():
             for x, y in sample.batches():
