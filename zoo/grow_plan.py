@@ -232,7 +232,7 @@ def _check(plan: GrowPlan) -> None:
 
 
 def _one_document(path: Path) -> dict[str, Any]:
-    found = documents(path)
+    found = documents(path, "plan")
     if len(found) > 1:
         raise InvalidRecipe(f"`{path}` holds {len(found)} documents.", "A plan is one.")
     return found[0]

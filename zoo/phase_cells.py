@@ -83,13 +83,13 @@ def cells(versions: Sequence[Version], keys: Sequence[str] = ()) -> tuple[list[C
 
 
 def telling(found: Sequence[Cell]) -> list[str]:
-    """Tags that tell these cells apart, the plainest first; all tags of a single one.
+    """Tags that tell these cells apart, the plainest first; of a single one, those that name it.
 
     Names of a whole cell, such as `grow.cell`, are left out where others tell as much.
     """
     keys = sorted({key for cell in found for key in cell.tags}, key=lambda key: (key in NAMES, key))
     if len(found) < 2:
-        return keys
+        return [key for key in ("grow.name", "grow.cell") if key in keys] or keys
     differing = [key for key in keys if len({cell.tags.get(key) for cell in found}) > 1]
     plain = [key for key in differing if key not in NAMES]
     told = {(cell.task, *(cell.tags.get(key) for key in plain)) for cell in found}

@@ -498,9 +498,11 @@ def _load(path: Path) -> dict[str, Any]:
     return found[0]
 
 
-def documents(path: Path) -> list[dict[str, Any]]:
+def documents(path: Path, what: str = "recipe") -> list[dict[str, Any]]:
     """The documents of a YAML file, at least one.
 
+    Args:
+        what: what errors call the file.
     Raises:
         InvalidRecipe: no such file, or not YAML.
     """
@@ -509,9 +511,9 @@ def documents(path: Path) -> list[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InvalidRecipe(f"There is no recipe `{path}`.", path=str(path)) from None
+        raise InvalidRecipe(f"There is no {what} `{path}`.", path=str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRecipe(f"Cannot read the recipe `{path}`: {error}.", path=str(path)) from None
+        raise InvalidRecipe(f"Cannot read the {what} `{path}`: {error}.", path=str(path)) from None
     try:
         found = [d for d in yaml.safe_load_all(text) if d is not None]
     except (yaml.YAMLError, RecursionError) as error:

@@ -31,7 +31,9 @@ class Bars:
     def start(self, total_bytes: int, label: str) -> None:
         self.done()
         amount: tuple[ProgressColumn, ...] = (DownloadColumn(), TransferSpeedColumn())
-        if self._unit:
+        if self._unit and not total_bytes:
+            amount = ()  # nothing of the kind is read
+        elif self._unit:
             amount = (MofNCompleteColumn(), TextColumn(self._unit))
         self._progress = Progress(
             TextColumn("{task.description}"),
