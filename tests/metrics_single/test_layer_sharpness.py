@@ -165,6 +165,13 @@ def test_two_deviations_are_those_of_the_layers_themselves() -> None:
     assert ["g"] == numerics.stragglers(heights, None)
 
 
+def test_rounding_makes_no_straggler() -> None:
+    height = numerics.barrier([18 / 36, 22 / 36, 26 / 36, 30 / 36, 34 / 36])
+
+    assert 0 < height < 1e-15
+    assert [] == numerics.stragglers(dict.fromkeys("abcdefg", 0.0) | {"h": height}, 0.02)
+
+
 # What must hold
 
 

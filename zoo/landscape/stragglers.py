@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 State = Mapping[str, torch.Tensor]
 _SHOWN = 6
+_ROUNDING = 1e-9
+"""A barrier of less is a straight line, as a computer adds."""
 
 
 class Between:
@@ -140,7 +142,7 @@ def stragglers(barriers: Mapping[str, float], threshold: float | None) -> list[s
     mean = sum(values) / len(values)
     spread = math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))
     cut = mean + 2 * spread if threshold is None else min(threshold, mean + 2 * spread)
-    return [layer for layer, value in barriers.items() if value > cut]
+    return [layer for layer, value in barriers.items() if value > max(cut, _ROUNDING)]
 
 
 def layer_rise(
