@@ -34,7 +34,7 @@ def test_measuring_in_python_works_as_written(
     monkeypatch.chdir(folder)
     with zoo.open("registry.db") as registry:
         for name in ("e1", "e2"):
-            registry.annotate(name, tags={"width": "64"})
+            registry.annotate(name, tags={"grow.width": "64"})
 
     exec(blocks[0], {})
 

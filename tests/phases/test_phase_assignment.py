@@ -279,3 +279,4 @@ def test_cells_are_told_apart_by_as_few_tags_as_do(registry: Registry) -> None:
 
     names = [cell.name(telling(found)) for cell in found]
     assert ["lr=0.02 width=8", "lr=0.1 width=8", "lr=0.1 width=16"] == names
+    assert "cell=c2" == found[0].name(telling(found[:1]))
