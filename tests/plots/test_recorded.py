@@ -74,6 +74,8 @@ def test_a_score_that_no_merge_has_is_told(merges):
         comparison_of(merges, merges.select(), "acuracy")
     with pytest.raises(NotFound, match="on `three`"):
         comparison_of(merges, merges.select(), "accuracy", ["three"])
+    with pytest.raises(NotFound, match="None of the versions selected is a merge"):
+        comparison_of(merges, merges.select("kind = 'expert'"), "accuracy")
 
 
 def test_a_sweep_is_a_family_of_merges_that_differ_in_one_parameter(merges):

@@ -65,10 +65,10 @@ def matrix_of(
     if not values:
         place = f" for `{split}`" if split else ""
         near = did_you_mean(metric, sorted(names)) if names and metric not in names else ""
+        command = f"zoo measure REF REF --metric {metric}"
         raise NotFound(
             f"No pair of these {len(versions)} versions has `{metric}` recorded{place}.",
-            near,
-            f"Measure it: zoo measure REF REF --metric {metric}",
+            how=f"{near} Or measure it: {command}" if near else f"Measure it: {command}",
             metric=metric,
         )
     return Matrix([v.ref for v in versions], metric, values)
@@ -193,8 +193,13 @@ def _score(
     """How these versions are scored.
 
     Raises:
-        NotFound: none of them has the score.
+        NotFound: there are none, or none of them has the score.
     """
+    if not versions:
+        raise NotFound(
+            "None of the versions selected is a merge.",
+            how="Merge some, and select them: --where \"kind = 'merge'\".",
+        )
     score = _Score(registry, metric, tuple(tasks))
     if not tasks and all(score.of(v) is None for v in versions):
         each = [
