@@ -29,8 +29,8 @@ class Examples(NamedTuple):
         Args:
             where: what they are called in messages.
         Raises:
-            InvalidTask: none, or not as many inputs as targets; a target that has no label, or
-                an input that is not a number.
+            InvalidTask: none, or not as many inputs as targets; a target that has no label, labels
+                without names of their own, or an input that is not a number.
         """
         import torch
 
@@ -45,6 +45,8 @@ class Examples(NamedTuple):
         elif int(targets.min()) < 0 or (labels and int(targets.max()) >= len(labels)):
             low, high = int(targets.min()), int(targets.max())
             what = f"has targets from {low} to {high}, and {len(labels)} labels"
+        elif len(set(labels)) < len(labels) or "" in labels:
+            what = f"has labels without names of their own: {list(labels)[:8]}"
         elif inputs.is_floating_point() and not bool(inputs.isfinite().all()):
             what = "has inputs that are not finite numbers"
         if what:

@@ -127,6 +127,12 @@ def test_what_are_no_examples_is_refused(x, y, what):
         task(x, y).tensors("test")
 
 
+@pytest.mark.parametrize("labels", [("a", "a"), ("", "b")])
+def test_labels_that_name_no_one_class_are_refused(labels):
+    with pytest.raises(InvalidTask, match="names of their own"):
+        task(labels=labels).tensors("test")
+
+
 def test_data_that_is_not_what_its_digest_says_is_refused():
     good = task().digest("test")
 

@@ -239,3 +239,10 @@ def test_a_target_beyond_all_counting_makes_no_room_for_labels(tmp_path):
 
     with pytest.raises(InvalidTask, match="targets from 0 to"):
         npy_reader.read(tmp_path, npy_reader.Where("x.npy", "y.npy"), ArrayOptions(), ())
+
+
+def test_a_target_that_no_whole_number_holds_is_refused(tmp_path):
+    from zoo.readers.arrays import targets_of
+
+    with pytest.raises(InvalidTask, match="not whole numbers"):
+        targets_of(np.array([0.0, 1e30]), (), tmp_path)

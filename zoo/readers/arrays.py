@@ -137,7 +137,9 @@ def targets_of(
         except (ValueError, OverflowError):
             return _named(array, labels, path)
     if array.dtype.kind not in "bui" and not (
-        array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.trunc(array)).all()
+        array.dtype.kind == "f"
+        and (np.abs(array) < 2**53).all()
+        and (array == np.trunc(array)).all()
     ):
         raise _invalid(path, "holds targets that are not whole numbers", "Classes are counted.")
     targets = torch.from_numpy(array.astype(np.int64))
