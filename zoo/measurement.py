@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ from zoo.subjects import subjects
 
 if TYPE_CHECKING:
     from zoo.registry import Registry
+    from zoo.subject import Subject
     from zoo.task import Task
 
 
@@ -428,6 +430,8 @@ def _done(
         with ExitStack() as stack:
             models = subjects(registry, asked.refs, stack, bases=asked.metric.base)
             sample = asked.sample and replace(asked.sample, progress=watched)
+            if sample is not None:
+                models = [_of_task(registry, model, sample.task.name) for model in models]
             found = compute(asked.metric, models, sample, asked.parameters)
             rows = recorded(found, models, sample, asked.metric.split, asked.rules)
         _record(registry, asked.versions, rows)
@@ -437,6 +441,17 @@ def _done(
         watched.done()
     values = tuple(_parts(rows, asked.metric, asked.sample))
     return replace(done, values=values, seconds=time.perf_counter() - began)
+
+
+def _of_task(registry: Registry, model: Subject, task: str) -> Subject:
+    """A model that keeps an overlay for a task, as its model of that task; others as they are."""
+    from zoo.overlays import is_overlay, task_names, task_of
+
+    (name,) = task_names([task])
+    files = registry.catalog.files(model.version.id) if model.version else []
+    if name not in [task_of(f.path) for f in files if is_overlay(f.path)]:
+        return model
+    return replace(model, make=partial(registry.load, model.label, task=name))
 
 
 def compute(

@@ -84,6 +84,24 @@ def test_a_compressed_family_is_scored_as_the_model_of_each_task(registry, famil
     assert "accuracy" not in found.metrics
 
 
+def test_a_compressed_family_is_measured_as_the_model_of_the_task(registry, family):
+    registry.compress(
+        name="both", method="tall_masks", experts=["expert-3", "expert-2"], exclude=["head.*"]
+    )
+
+    (found,) = registry.measure(["both", "expert-2"], metrics=["disagreement"], task="two")
+
+    assert found.error is None
+    x, _ = registry.plugins.tasks["two"].tensors("test")
+    with torch.no_grad():
+        answers = [
+            module(x).argmax(1)
+            for module in (registry.load("both", task="two"), registry.load("expert-2"))
+        ]
+    wanted = float((answers[0] != answers[1]).double().mean())
+    assert wanted == {v.name: v.value for v in found.values}["disagreement"]
+
+
 def test_heads_that_cannot_be_taken_are_refused(registry, merged, add, network, monkeypatch):
     add("wide", task="three", width=6)
     add("plain")
