@@ -182,6 +182,7 @@ def _versions(registry: Registry, plan: GrowPlan, member: Member) -> tuple[list[
                     tags={TAG + key: value for key, value in tags.items()} | {TRAINED: digest},
                     metrics=_scores(record) if epoch == LAST else (),
                     threads=1,
+                    origin=f"grow:{plan.name}",
                 )
     return [found[epoch] for epoch in wanted], False
 

@@ -37,6 +37,7 @@ def register(
     link_mode: LinkMode = "clone",
     threads: int | None = None,
     progress: Progress | None = None,
+    origin: str | None = None,
 ) -> Version:
     """Take a checkpoint into the zoo as the next version of `name`.
 
@@ -49,6 +50,7 @@ def register(
         metrics: `name` or `name/split` -> value; or full records.
         link_mode: see `zoo.links.link`.
         threads: for hashing; all cores, at most 16, by default.
+        origin: what the record says it came from; `source` by default, which may be gone soon.
     Raises:
         NotFound: no such source or base.
         InvalidName, UnsupportedFormat, InvalidCheckpoint, StoreError
@@ -84,7 +86,7 @@ def register(
             architecture=architecture_of(checkpoint.opened.config),
             tags=dict(tags or {}),
             metrics=measured,
-            source=str(source),
+            source=origin or str(source),
             notes=dict(checkpoint.opened.notes),
         )
         return publish(registry, ingested.files, draft)

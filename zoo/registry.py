@@ -153,6 +153,7 @@ class Registry:
         link_mode: LinkMode = "clone",
         threads: int | None = None,
         progress: Progress | None = None,
+        origin: str | None = None,
     ) -> Version:
         """Take a checkpoint in as the next version of `name`; see `zoo.register`."""
         from zoo.register import register
@@ -171,6 +172,7 @@ class Registry:
             link_mode=link_mode,
             threads=threads,
             progress=progress,
+            origin=origin,
         )
 
     def attach(

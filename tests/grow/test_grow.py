@@ -92,6 +92,7 @@ def test_a_grown_model_is_a_version_with_the_whole_record_of_its_training(regist
         tags[f"grow.{key}"] for key in ("width", "seed", "epoch", "last")
     )
     assert ("1", "no") == (first.tags["grow.epoch"], first.tags["grow.last"])
+    assert {"grow:tiny"} == {first.source, last.source}
     assert (grown.plan.digest, "tiny", "width8") == tuple(
         tags[f"grow.{key}"] for key in ("plan", "name", "cell")
     )
