@@ -35,8 +35,8 @@ import torch
 import zoo
 from zoo.advice import Advice, Expert, Pair, judge, parts
 from zoo.advice_records import gathered
-from zoo.known_tasks import add_task, task_named
 from zoo.modules import save_module
+from zoo.tasks.known import add_task, task_named
 from zoo.training import TrainingPlan, train
 
 HERE = Path(__file__).parent

@@ -155,7 +155,7 @@ class Suite:
             self._times.write_text(json.dumps(self.times, indent=1))
 
     def task(self, name: str) -> Any:
-        from zoo.known_tasks import task_named
+        from zoo.tasks.known import task_named
 
         return task_named(self.registry, name)
 

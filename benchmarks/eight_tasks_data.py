@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import zoo
-    from zoo.data_task import DataTask
-    from zoo.examples import Examples
+    from zoo.tasks.data import DataTask
+    from zoo.tasks.examples import Examples
 
 TASKS = (
     "mnist",
@@ -102,7 +102,7 @@ def declarations(data: Path, work: Path) -> list[dict[str, Any]]:
 
 def declare(registry: zoo.Registry, data: Path, work: Path) -> None:
     """Make the tasks known to a registry, once."""
-    from zoo.known_tasks import add_task
+    from zoo.tasks.known import add_task
 
     known = {record.name for record in registry.catalog.tasks()}
     _decode(data / "cifar10-10k", work / "cifar.npz")
@@ -116,9 +116,9 @@ def mixture(registry: zoo.Registry) -> DataTask:
     """The classes of all sources side by side."""
     import torch
 
-    from zoo.data_task import DataTask
-    from zoo.examples import Examples
-    from zoo.known_tasks import task_named
+    from zoo.tasks.data import DataTask
+    from zoo.tasks.examples import Examples
+    from zoo.tasks.known import task_named
 
     tasks = [task_named(registry, name) for name in SOURCES]
     labels = tuple(f"{t.name} {label}" for t in tasks for label in t.labels)

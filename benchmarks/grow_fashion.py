@@ -23,11 +23,11 @@ from typing import Any
 import torch
 
 import zoo
-from zoo.known_tasks import add_task
-from zoo.phase_cells import Cell, cells, read
-from zoo.phase_map import phase_map
+from zoo.phases.cells import Cell, cells, read
+from zoo.phases.map import phase_map
 from zoo.plots.phase_diagram import phase_diagram
 from zoo.plots.style import save
+from zoo.tasks.known import add_task
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo.architecture import Architecture
     from zoo.contract import AGAIN, Chunk, Mergekit, Method, Overlay, Parts, Statistic, method
-    from zoo.data_task import DataTask
     from zoo.errors import ZooError
     from zoo.hookspecs import hookimpl
     from zoo.in_memory import merge
@@ -19,13 +18,14 @@ if TYPE_CHECKING:
     from zoo.sample import Sample
     from zoo.subject import Subject
     from zoo.task import Task
+    from zoo.tasks.data import DataTask
 
 # Public name -> module. Loaded on first use, so that `import zoo` costs nothing.
 _HOMES = {
     "AGAIN": "zoo.contract",
     "Architecture": "zoo.architecture",
     "Chunk": "zoo.contract",
-    "DataTask": "zoo.data_task",
+    "DataTask": "zoo.tasks.data",
     "Fraction": "zoo.parameters",
     "Mergekit": "zoo.contract",
     "Method": "zoo.contract",

@@ -147,9 +147,9 @@ def measure_commands(
 def _is_cross_entropy(registry: Registry, name: str) -> bool:
     """Whether a task's loss is in nats, as the threshold of barriers is; one that has a loss of its
     own tells no unit, nor does one that is gone."""
-    from zoo.data_task import DataTask
-    from zoo.known_tasks import task_named
     from zoo.task import Task
+    from zoo.tasks.data import DataTask
+    from zoo.tasks.known import task_named
 
     if not name:  # recorded by hand, in the unit that is documented
         return True

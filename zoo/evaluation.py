@@ -189,7 +189,7 @@ class _Samples:
         Raises:
             NotFound: there is no such task, or it has no such split.
         """
-        from zoo.known_tasks import task_named
+        from zoo.tasks.known import task_named
 
         if name not in self._found:
             task = task_named(self._registry, name)

@@ -313,7 +313,7 @@ class _Tasks:
         self._examples: dict[tuple[str, str], Mapping[str, Any]] = {}
 
     def named(self, name: str) -> Task:
-        from zoo.known_tasks import task_named
+        from zoo.tasks.known import task_named
 
         if name not in self._found:
             self._found[name] = task_named(self._registry, name)

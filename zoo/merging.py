@@ -22,7 +22,6 @@ from zoo.errors import InvalidRecipe, NotFound
 from zoo.execute import execute
 from zoo.inputs import Inputs, Made, gather, registered
 from zoo.known_digests import LookUp, known_digests
-from zoo.known_tasks import task_named
 from zoo.names import check_entry_name
 from zoo.overlays import overlay_layouts
 from zoo.plan import Plan, artifact_digests, plan
@@ -33,6 +32,7 @@ from zoo.recipe import Expert, Recipe, Selection, lock, read_recipe
 from zoo.records import FileRecord, RunDraft, TensorRecord, Version, VersionDraft
 from zoo.register import architecture_of
 from zoo.shards import ShardWriter
+from zoo.tasks.known import task_named
 from zoo.vocabulary import Vocabulary, settled, shown
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Rules of phases, and the phases of versions, as rows. `zoo.phases` says what they mean."""
+"""Rules of phases, and the phases of versions, as rows. `zoo.phases.rule` says what they mean."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ class TaskRecord:
 
     name: str
     declaration: Mapping[str, Any]
-    """What its data is made of; see `zoo.known_tasks`."""
+    """What its data is made of; see `zoo.tasks.known`."""
     digests: Mapping[str, str]
     """Split -> digest of its data when it was declared."""
     created_at: str
@@ -143,7 +143,7 @@ class PhaseRule:
     name: str
     number: int
     thresholds: Mapping[str, float]
-    """See `zoo.phases` for each one's meaning and unit."""
+    """See `zoo.phases.rule` for each one's meaning and unit."""
     created_at: str
 
     @property

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from zoo.diff import Diff
     from zoo.fsck import FsckReport
     from zoo.gc import GcReport
-    from zoo.grow import Population
-    from zoo.grow_plan import GrowPlan
+    from zoo.grow.plan import GrowPlan
+    from zoo.grow.population import Population
     from zoo.lineage import Lineage
     from zoo.links import LinkMode
     from zoo.measurement import Measured
     from zoo.merging import Resources
     from zoo.multi_stage import Stage
-    from zoo.phase_assignment import Assignment
+    from zoo.phases.assignment import Assignment
     from zoo.plan import Plan
     from zoo.plugins import Plugins
     from zoo.progress import Progress
@@ -486,7 +486,7 @@ class Registry:
         dry_run: bool = False,
         force: bool = False,
     ) -> Assignment:
-        """Label versions with the phase of their configuration; see `zoo.phases` for the rule.
+        """Label versions with the phase of their configuration; see `zoo.phases.rule` for the rule.
 
         Versions of one task that agree in their tags are the seeds of one cell, and share a label
         and the metric `phase_confidence`. A label somebody asserted stays.
@@ -505,7 +505,7 @@ class Registry:
             InvalidRecipe: an unfit threshold.
             NotFound: an unknown rule.
         """
-        from zoo.phase_assignment import assign
+        from zoo.phases.assignment import assign
 
         return assign(
             self,
@@ -530,14 +530,14 @@ class Registry:
         that fails is told in the result, and the others go on.
 
         Args:
-            plan: path of a YAML file, or its content; see `zoo.grow_plan`.
+            plan: path of a YAML file, or its content; see `zoo.grow.plan`.
             jobs: processes, each on one core; as many as there are cores by default. With more than
                 one, a script has its work under `if __name__ == "__main__":`.
         Raises:
             InvalidRecipe, InvalidCheckpoint, IncompatibleModels, NotFound, PluginError: the plan
                 cannot be carried out; nothing was trained.
         """
-        from zoo.grow import grow
+        from zoo.grow.population import grow
 
         return grow(self, plan, jobs=jobs, progress=progress)
 
@@ -694,20 +694,20 @@ class Registry:
         Raises:
             NotFound: there is none.
         """
-        from zoo.known_tasks import task_named
+        from zoo.tasks.known import task_named
 
         return task_named(self, name)
 
     def tasks(self) -> list[Task]:
         """All tasks of plugins and those declared here, names ascending."""
-        from zoo.known_tasks import tasks
+        from zoo.tasks.known import tasks
 
         return tasks(self)
 
     def add_task(
         self, declaration: str | Path | Mapping[str, Any], *, replace: bool = False
     ) -> Task:
-        """Declare a task by a YAML file, or by its content; see `zoo.task_declaration`.
+        """Declare a task by a YAML file, or by its content; see `zoo.tasks.declaration`.
 
         Its data is read once, and known by its digests from then on.
 
@@ -715,13 +715,13 @@ class Registry:
             InvalidTask: the declaration or the data is wrong.
             RegistryError: the name is taken, and `replace` is False.
         """
-        from zoo.known_tasks import add_task
+        from zoo.tasks.known import add_task
 
         return add_task(self, declaration, replace=replace)
 
     def remove_task(self, name: str) -> None:
         """Forget a declared task; what was measured on it stays."""
-        from zoo.known_tasks import remove_task
+        from zoo.tasks.known import remove_task
 
         remove_task(self, name)
 

@@ -359,7 +359,7 @@ class PhaseRule(ZooTable, table=True):
     number: int = Field(sa_column=Column(INT, primary_key=True, autoincrement=False))
     """1, 2, 3, ... within the name."""
     thresholds: str = _text()
-    """JSON: threshold -> number; see `zoo.phases`."""
+    """JSON: threshold -> number; see `zoo.phases.rule`."""
     created_at: str = _text()
 
 

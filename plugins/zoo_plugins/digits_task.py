@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zoo import Task, hookimpl
-from zoo.data_task import DataTask
-from zoo.examples import Examples
+from zoo.tasks.data import DataTask
+from zoo.tasks.examples import Examples
 
 FILE = Path(__file__).parent / "digits_uci" / "digits.csv.gz"
 EVERY = 5

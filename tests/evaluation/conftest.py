@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import zoo
-from zoo.data_task import DataTask
-from zoo.examples import Examples
 from zoo.modules import save_module
 from zoo.plugins import load_plugins
+from zoo.tasks.data import DataTask
+from zoo.tasks.examples import Examples
 
 FEATURES = 4
 SIZES = {"train": 40, "test": 60}

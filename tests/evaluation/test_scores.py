@@ -9,11 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.data_task import DataTask
 from zoo.errors import IncompatibleModels, InvalidCheckpoint
-from zoo.examples import Examples
 from zoo.sample import Sample
 from zoo.scores import BINS
+from zoo.tasks.data import DataTask
+from zoo.tasks.examples import Examples
 
 
 class Fixed(torch.nn.Module):

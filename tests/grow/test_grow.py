@@ -20,7 +20,7 @@ from zoo.errors import (
     NotFound,
     PluginError,
 )
-from zoo.grow_estimate import estimate
+from zoo.grow.estimate import estimate
 from zoo.metrics import metric
 from zoo.plugins import load_plugins
 from zoo.records import MetricValue
@@ -332,8 +332,8 @@ def test_less_than_one_job_is_refused(registry):
 
 
 def test_the_shipped_plan_can_be_carried_out(registry):
-    from zoo.grow import check
-    from zoo.grow_plan import read_plan
+    from zoo.grow.plan import read_plan
+    from zoo.grow.population import check
 
     plan = read_plan(Path(__file__).parents[2] / "examples" / "grow" / "digits.yaml")
     check(registry, plan)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.errors import InvalidName, InvalidRecipe
-from zoo.grow_plan import read_plan
+from zoo.grow.plan import read_plan
 
 MLP = {
     "model_type": "zoo_mlp",

@@ -10,8 +10,8 @@ import pytest
 
 import zoo
 from zoo.errors import ZooError
-from zoo.grow_member import Grown
-from zoo.grow_pool import workers
+from zoo.grow.member import Grown
+from zoo.grow.pool import workers
 
 
 def sleep(registry, seconds: float) -> Grown:

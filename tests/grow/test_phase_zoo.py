@@ -9,7 +9,7 @@ import torch
 
 import zoo
 from zoo.errors import InvalidCheckpoint, InvalidName, InvalidRecipe, NotFound
-from zoo.phase_zoo import import_zoo, parse_epochs
+from zoo.grow.published import import_zoo, parse_epochs
 
 
 def write_trial(root, name, epochs=(0, 25, 50), seed=0, **changed):

@@ -8,12 +8,12 @@ import torch
 from small_subjects import OfHead, numbers, run, sample, subject
 from torch import nn
 
-from zoo.data_task import DataTask
 from zoo.errors import IncompatibleModels
-from zoo.examples import Examples
 from zoo.landscape.examples import Examples as Batches
 from zoo.landscape.objective import Objective
 from zoo.subject import Subject
+from zoo.tasks.data import DataTask
+from zoo.tasks.examples import Examples
 
 
 class Bigram(nn.Module):

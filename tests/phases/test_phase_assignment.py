@@ -8,9 +8,9 @@ import pytest
 from grids import PLACES, TASK, draft
 
 from zoo.errors import InvalidRecipe, InvalidSelection, NotFound
-from zoo.phase_assignment import CONFIDENCE, Assigned, Assignment, advice
-from zoo.phase_cells import telling
-from zoo.phases import Thresholds
+from zoo.phases.assignment import CONFIDENCE, Assigned, Assignment, advice
+from zoo.phases.cells import telling
+from zoo.phases.rule import Thresholds
 from zoo.records import MetricValue, Version
 from zoo.registry import Registry
 

@@ -115,7 +115,7 @@ def test_a_picture_of_another_kind_is_refused_before_any_work(
 
 def test_the_command_imports_nothing_heavy_until_it_draws() -> None:
     code = (
-        "import sys, zoo_cli.commands.phases, zoo.phase_assignment, zoo.phase_map;"
+        "import sys, zoo_cli.commands.phases, zoo.phases.assignment, zoo.phases.map;"
         "print([m for m in ('torch', 'matplotlib', 'duckdb', 'numpy') if m in sys.modules])"
     )
 

@@ -11,7 +11,7 @@ import pytest
 from grids import PLACES, TASK, draft
 
 from zoo.errors import InvalidName, InvalidRecipe, InvalidSelection, NotFound
-from zoo.phase_map import phase_map
+from zoo.phases.map import phase_map
 from zoo.plots.phase_diagram import Diagram, phase_diagram
 from zoo.plots.style import save
 from zoo.records import MetricValue, Version

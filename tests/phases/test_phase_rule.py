@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.errors import InvalidRecipe
-from zoo.phases import PHASES, UNASSIGNED, Measures, Thresholds, label
+from zoo.phases.rule import PHASES, UNASSIGNED, Measures, Thresholds, label
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "phases.json").read_text())
 HIGH, LOW = ("I", "II"), ("III", "IV-A", "IV-B")

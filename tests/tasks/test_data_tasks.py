@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from zoo import DataTask, Sample
-from zoo.data_task import Normalization
 from zoo.errors import InvalidTask, NotFound
-from zoo.examples import Examples
+from zoo.tasks.data import Normalization
+from zoo.tasks.examples import Examples
 
 X = torch.arange(24, dtype=torch.float32).view(6, 1, 2, 2) / 24
 Y = torch.tensor([0, 1, 0, 1, 1, 0])

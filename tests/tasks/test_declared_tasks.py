@@ -12,8 +12,8 @@ from data_files import idx_pair
 
 import zoo
 from zoo.errors import InvalidName, InvalidTask, NotFound, RegistryError
-from zoo.known_tasks import task_named
 from zoo.merging import data_of
+from zoo.tasks.known import task_named
 
 GOLDEN = {
     "small": "sha256:5682df8ac111e5df36dd4895a3fc98c330e89a194aaaf9940cf759acd5c4ee73",

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.derivations import STEPS, fold, step
 from zoo.errors import InvalidTask
-from zoo.examples import Examples
+from zoo.tasks.derivations import STEPS, fold, step
+from zoo.tasks.examples import Examples
 
 
 @st.composite

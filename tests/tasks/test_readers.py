@@ -12,7 +12,7 @@ from data_files import idx, idx_pair
 
 from zoo.errors import InvalidTask
 from zoo.readers import FORMATS, reader
-from zoo.task_options import options
+from zoo.tasks.options import options
 
 
 def read(format, path, where, labels=(), **chosen):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from zoo.derivations import STEPS
 from zoo.readers import FORMATS
-from zoo.task_declaration import declared, read_declaration
+from zoo.tasks.declaration import declared, read_declaration
+from zoo.tasks.derivations import STEPS
 
 PAGE = (Path(__file__).parents[2] / "docs/how-to/declare-a-task.md").read_text(encoding="utf-8")
 SHOWN = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]

@@ -46,7 +46,7 @@ class Examples:
             NotFound: an unknown task.
             InvalidRecipe: it has no such split.
         """
-        from zoo.known_tasks import task_named
+        from zoo.tasks.known import task_named
 
         found = task_named(self.registry, task)
         if self.split not in found.splits:

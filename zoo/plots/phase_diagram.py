@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InvalidRecipe
-from zoo.phases import UNASSIGNED
+from zoo.phases.rule import UNASSIGNED
 from zoo.plots.style import DIVERGING, FAINT, GRID, INK, SEQUENTIAL, drawn, figure, words
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from zoo.errors import InvalidTask, did_you_mean
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zoo.examples import Examples
+    from zoo.tasks.examples import Examples
 
 FORMATS = ("csv", "datasets", "idx", "images", "npy", "npz", "text")
 

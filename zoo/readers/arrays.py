@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Ge, Gt, Len
 
 from zoo.errors import InvalidTask, did_you_mean
-from zoo.examples import Examples
+from zoo.tasks.examples import Examples
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,7 +17,7 @@ from zoo.readers.arrays import ArrayOptions, examples
 from zoo.readers.compressed import opened
 
 if TYPE_CHECKING:
-    from zoo.examples import Examples
+    from zoo.tasks.examples import Examples
 
 _ROWS = 4096
 """Rows that are words, not yet numbers, at a time."""

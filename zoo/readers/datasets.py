@@ -12,7 +12,7 @@ from zoo.readers.images import Options as ImageOptions
 from zoo.readers.images import decoded
 
 if TYPE_CHECKING:
-    from zoo.examples import Examples
+    from zoo.tasks.examples import Examples
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from zoo.readers.compressed import opened
 if TYPE_CHECKING:
     import numpy as np
 
-    from zoo.examples import Examples
+    from zoo.tasks.examples import Examples
 
 _TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 _AXES = 8

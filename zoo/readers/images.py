@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge
 
 from zoo.errors import InvalidTask, did_you_mean
-from zoo.examples import Examples
+from zoo.tasks.examples import Examples
 
 if TYPE_CHECKING:
     import numpy as np

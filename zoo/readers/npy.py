@@ -14,7 +14,7 @@ from zoo.readers.arrays import ArrayOptions, examples
 if TYPE_CHECKING:
     import numpy as np
 
-    from zoo.examples import Examples
+    from zoo.tasks.examples import Examples
 
 
 _HEADER = (EOFError, MemoryError, RecursionError, SyntaxError, TokenError, TypeError, ValueError)

@@ -15,7 +15,7 @@ from zoo.readers.npy import array
 if TYPE_CHECKING:
     import numpy as np
 
-    from zoo.examples import Examples
+    from zoo.tasks.examples import Examples
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Interval
 
 from zoo.errors import InvalidTask
-from zoo.examples import Examples
+from zoo.tasks.examples import Examples
 
 _Share = Annotated[float, Interval(ge=0, le=1)]
 

@@ -13,8 +13,8 @@ from zoo_cli.units import number
 from zoo_cli.versions import show_versions
 
 if TYPE_CHECKING:
-    from zoo.grow import Population
-    from zoo.grow_estimate import Estimate
+    from zoo.grow.estimate import Estimate
+    from zoo.grow.population import Population
     from zoo.records import Version
 
 
@@ -89,8 +89,8 @@ def command(
     if name or epochs or task or license:
         raise click.UsageError("--as, --epochs, --task and --license go with --import.")
     assert plan is not None
-    from zoo.grow_estimate import estimate
-    from zoo.grow_plan import read_plan
+    from zoo.grow.estimate import estimate
+    from zoo.grow.plan import read_plan
 
     asked = read_plan(plan)
     if dry_run:
@@ -120,7 +120,7 @@ def _import(
     license: str | None,
     as_json: bool,
 ) -> None:
-    from zoo.phase_zoo import import_zoo, parse_epochs
+    from zoo.grow.published import import_zoo, parse_epochs
 
     wanted = parse_epochs(epochs) if epochs is not None else None
     with session.open(create=True) as registry:

@@ -16,7 +16,7 @@ from zoo_cli.units import moment, number
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zoo.phase_assignment import Assigned, Assignment
+    from zoo.phases.assignment import Assigned, Assignment
 
 where_option = click.option(
     "--where",
@@ -95,7 +95,7 @@ def assign(
             --within grow.width --within grow.batch
         zoo phases assign --where "task = 'digits'" --dry-run
     """
-    from zoo.phase_assignment import advice
+    from zoo.phases.assignment import advice
 
     with session.open() as registry:
         found = registry.assign_phases(
@@ -115,7 +115,7 @@ def assign(
 
 
 def _show(found: Assignment, dry_run: bool) -> None:
-    from zoo.phase_cells import telling
+    from zoo.phases.cells import telling
 
     keys = telling([one.cell for one in found.cells])
     show_table(
@@ -268,7 +268,7 @@ def plot(
         zoo phases plot --x grow.batch --y grow.width --color hessian_trace --log \\
             --out map.svg
     """
-    from zoo.phase_map import phase_map
+    from zoo.phases.map import phase_map
     from zoo.plots.phase_diagram import phase_diagram
     from zoo.plots.style import check_path, save
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.environment import environment
 from zoo.errors import PluginError, ZooError, did_you_mean
-from zoo.grow_plan import GrowPlan, Member, MetricOf
+from zoo.grow.plan import GrowPlan, Member, MetricOf
 from zoo.records import MetricValue, Version
 from zoo.training import VERSION as TRAINING
 from zoo.training import EpochRecord, TrainingRecord, fresh, train
@@ -154,7 +154,7 @@ def _measure(registry: Registry, metrics: Sequence[MetricOf], refs: Sequence[str
 
 def _versions(registry: Registry, plan: GrowPlan, member: Member) -> tuple[list[Version], bool]:
     """The kept epochs and the last one, by epoch; trained if one is missing."""
-    from zoo.known_tasks import task_named
+    from zoo.tasks.known import task_named
 
     task = task_named(registry, plan.task)
     digest = member.digest(task.name, task.digest(member.train.split))

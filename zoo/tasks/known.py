@@ -52,7 +52,7 @@ def add_task(
     """Declare a task: read all its data once, and keep the declaration with the data's digests.
 
     Args:
-        written: path of a YAML file, or its content; see `zoo.task_declaration`.
+        written: path of a YAML file, or its content; see `zoo.tasks.declaration`.
         replace: whether it may take the place of another declaration, or of the same one whose
             data has changed.
     Raises:
@@ -61,7 +61,7 @@ def add_task(
         InvalidName: the name cannot be part of a metric's split.
         RegistryError: the name is a plugin's, or is taken and `replace` is False.
     """
-    from zoo.task_declaration import completed, declared, read_declaration
+    from zoo.tasks.declaration import completed, declared, read_declaration
 
     declaration = read_declaration(written)
     name = declaration.get("name")
@@ -116,7 +116,7 @@ def _records(registry: Registry) -> dict[str, TaskRecord]:
 
 def _of_record(registry: Registry, record: TaskRecord) -> Task:
     from zoo.digest import json_digest
-    from zoo.task_declaration import declared
+    from zoo.tasks.declaration import declared
 
     key = json_digest([record.name, record.declaration, record.digests])
     known = registry.tasks_in_use

@@ -10,9 +10,9 @@
     license: MIT
 
 `format` is one of `zoo.readers`, which also say what `splits` and `options` hold; a split may have
-a `fold: {of: 5, take: [1, 2]}` besides. `derive` lists steps of `zoo.derivations`. `normalize:
-{mean, std}` comes last. A task that is derived takes over licence, splits and normalization unless
-it has its own; its steps see the other's data before normalization.
+a `fold: {of: 5, take: [1, 2]}` besides. `derive` lists steps of `zoo.tasks.derivations`.
+`normalize: {mean, std}` comes last. A task that is derived takes over licence, splits and
+normalization unless it has its own; its steps see the other's data before normalization.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt, Len
 
-from zoo.data_task import DataTask, Normalization
-from zoo.derivations import Step, fold, step
 from zoo.errors import InvalidTask, NotFound
 from zoo.readers import reader
-from zoo.task_options import options
+from zoo.tasks.data import DataTask, Normalization
+from zoo.tasks.derivations import Step, fold, step
+from zoo.tasks.options import options
 
 if TYPE_CHECKING:
-    from zoo.examples import Examples
     from zoo.task import Task
+    from zoo.tasks.examples import Examples
 
 MEND = "Put the data back, or declare the task again with `zoo tasks add FILE --replace`."
 

@@ -1,4 +1,4 @@
-"""Grows a population of models over a grid, and measures it; see `zoo.grow_plan`.
+"""Grows a population of models over a grid, and measures it; see `zoo.grow.plan`.
 
     plan -> members, each trained, registered, evaluated, measured (in parallel)
          -> cells, each pair and set of members measured (in parallel)
@@ -25,9 +25,9 @@ from zoo.errors import (
     ZooError,
     did_you_mean,
 )
-from zoo.grow_member import Grown, architecture_of, grow_member, is_single, measure_cell
-from zoo.grow_plan import SEED, GrowPlan, Member, read_plan, unknown_grid_key
-from zoo.grow_pool import workers
+from zoo.grow.member import Grown, architecture_of, grow_member, is_single, measure_cell
+from zoo.grow.plan import SEED, GrowPlan, Member, read_plan, unknown_grid_key
+from zoo.grow.pool import workers
 from zoo.progress import NoProgress, Progress
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def check(registry: Registry, plan: GrowPlan) -> None:
         PluginError: an unknown architecture.
         IncompatibleModels: a model that does not take the task's inputs, or has other outputs.
     """
-    from zoo.known_tasks import task_named
+    from zoo.tasks.known import task_named
 
     task = task_named(registry, plan.task)
     for split in dict.fromkeys(m.train.split for m in plan.members):

@@ -11,9 +11,9 @@ from zoo.task import Batch, Task
 if TYPE_CHECKING:
     import torch
 
-    from zoo.examples import Examples
     from zoo.records import MetricValue
     from zoo.sample import Sample
+    from zoo.tasks.examples import Examples
 
 
 class Normalization(NamedTuple):

@@ -15,7 +15,7 @@ from zoo.errors import ZooError
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from zoo.grow_member import Grown
+    from zoo.grow.member import Grown
     from zoo.registry import Registry
 
 Job = Callable[..., "Grown"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.additions import number_in
 from zoo.errors import InvalidSelection, did_you_mean
-from zoo.phases import Measures
+from zoo.phases.rule import Measures
 from zoo.records import MetricValue
 
 if TYPE_CHECKING:

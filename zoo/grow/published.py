@@ -27,7 +27,7 @@ from uuid import uuid4
 
 from zoo.digest import json_digest
 from zoo.errors import InvalidCheckpoint, InvalidRecipe, NotFound
-from zoo.grow_member import RECORD, TAG, TRAINED
+from zoo.grow.member import RECORD, TAG, TRAINED
 from zoo.names import check_entry_name
 from zoo.progress import NoProgress, Progress
 from zoo.records import MetricValue, Version

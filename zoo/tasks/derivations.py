@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt, Interval, Len
 
 from zoo.errors import InvalidTask, did_you_mean
-from zoo.task_options import options
+from zoo.tasks.options import options
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from zoo.examples import Examples
+    from zoo.tasks.examples import Examples
 
 Level = Annotated[int, Interval(ge=1, le=5)]
 Label = int | str

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from zoo.errors import InvalidSelection, NotFound, did_you_mean
-from zoo.phase_cells import NAMES, TRAIN, Cell, by_value, cells, configuration, mean_of
-from zoo.phases import UNASSIGNED
+from zoo.phases.cells import NAMES, TRAIN, Cell, by_value, cells, configuration, mean_of
+from zoo.phases.rule import UNASSIGNED
 from zoo.plots.phase_diagram import Diagram, Place, caption
 from zoo.plots.style import words
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.digest import canonical_json
-from zoo.grow import check, jobs_for
-from zoo.grow_member import architecture_of, is_there
-from zoo.grow_plan import SEED, GrowPlan, Member, MetricOf, read_plan
+from zoo.grow.member import architecture_of, is_there
+from zoo.grow.plan import SEED, GrowPlan, Member, MetricOf, read_plan
+from zoo.grow.population import check, jobs_for
 from zoo.training import fresh, train, training_data
 
 if TYPE_CHECKING:
@@ -55,10 +55,10 @@ def estimate(
     """Time a few steps of each size and batch, and add up; nothing is kept.
 
     Raises:
-        ZooError: as `zoo.grow.check` says.
+        ZooError: as `zoo.grow.population.check` says.
     """
-    from zoo.known_tasks import task_named
     from zoo.single_thread import single_threaded_torch
+    from zoo.tasks.known import task_named
 
     plan = plan if isinstance(plan, GrowPlan) else read_plan(plan)
     check(registry, plan)

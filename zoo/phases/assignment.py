@@ -12,8 +12,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InvalidRecipe, InvalidSelection, NotFound, did_you_mean
-from zoo.phase_cells import Cell, Read, cells, read, telling
-from zoo.phases import UNASSIGNED, Label, Thresholds, label
+from zoo.phases.cells import Cell, Read, cells, read, telling
+from zoo.phases.rule import UNASSIGNED, Label, Thresholds, label
 from zoo.records import MetricValue
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Grows populations of models over grids, and takes in published ones."""

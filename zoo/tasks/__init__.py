@@ -1,0 +1,1 @@
+"""Tasks over data in files: declared, derived, read when they are used."""
