@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from zoo.advice import METRICS, Advice, Expert, Pair, advise
+from zoo.chosen import is_query
 from zoo.errors import InvalidRecipe, NotFound, ZooError
 
 if TYPE_CHECKING:
@@ -70,8 +71,7 @@ def candidates(
     Raises:
         NotFound: none.
     """
-    querying = not (where is None and order_by is None and limit is None)
-    if bool(refs) == querying:
+    if bool(refs) == is_query(where, order_by, limit):
         raise InvalidRecipe("Name the experts, or select them by a query; one of the two.")
     if refs:
         return list({v.id: v for v in map(registry.get, refs)}.values())

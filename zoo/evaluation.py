@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.chosen import is_query, selected
 from zoo.errors import IncompatibleModels, InvalidCheckpoint, InvalidRecipe, NotFound, ZooError
 from zoo.expert_heads import Heads, take_head
 from zoo.progress import NoProgress, Progress
@@ -136,9 +137,7 @@ def _asked(
     limit: int | None,
 ) -> list[str]:
     """The models to run, by reference or path."""
-    from zoo.artifacts import KIND
-
-    selecting = any(x is not None for x in (where, order_by, limit))
+    selecting = is_query(where, order_by, limit)
     if refs is not None:
         listed = [str(ref) for ref in refs]
         if selecting or not listed:
@@ -146,15 +145,8 @@ def _asked(
         return listed
     if not selecting:
         raise InvalidRecipe("Name the models, or select them by a query; one of the two.")
-    found = [v.ref for v in registry.select(where, order_by, limit) if v.kind != KIND]
-    if not found:
-        raise NotFound(
-            f"No version fits `{where or 'everything'}`.",
-            "There is nothing to evaluate.",
-            "Try the query with `zoo ls --where`.",
-            where=where,
-        )
-    return found
+    nothing = "There is nothing to evaluate."
+    return [v.ref for v in selected(registry, where, order_by, limit, nothing)]
 
 
 class _Samples:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal
 
+from zoo.chosen import named_or_selected
 from zoo.errors import InvalidRecipe, NotFound, did_you_mean
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def leaderboard(
         raise InvalidRecipe(f"`{by}` ranks nothing.", how="Use `score` or `normalized`.")
     if not 0 < confidence < 1:
         raise InvalidRecipe(f"A confidence of {confidence} is not between 0 and 1.")
-    versions = _selected(registry, refs, where, order_by, limit)
+    versions = named_or_selected(registry, refs, where, order_by, limit)
     values = {v.ref: _by_task(registry, v, metric) for v in versions}
     columns = tuple(tasks or sorted({t for found in values.values() for t in found}))
     if not any(t in found for t in columns for found in values.values()):
@@ -148,31 +149,6 @@ def wilson(share: float, examples: int, z: float) -> tuple[float, float]:
     centre = share + z * z / (2 * examples)
     scale = 1 + z * z / examples
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
-
-
-def _selected(
-    registry: Registry,
-    refs: Iterable[str] | None,
-    where: str | None,
-    order_by: str | None,
-    limit: int | None,
-) -> list[Version]:
-    from zoo.artifacts import KIND
-
-    selecting = any(x is not None for x in (where, order_by, limit))
-    listed = list(refs or ())
-    if bool(listed) == selecting:
-        raise InvalidRecipe("Name the versions, or select them by a query; one of the two.")
-    if listed:
-        return list({v.id: v for v in map(registry.get, listed)}.values())
-    found = [v for v in registry.select(where, order_by, limit) if v.kind != KIND]
-    if not found:
-        raise NotFound(
-            f"No version fits `{where or 'everything'}`.",
-            how="Try the query with `zoo ls --where`.",
-            where=where,
-        )
-    return found
 
 
 def _by_task(registry: Registry, version: Version, metric: str) -> dict[str, MetricValue]:

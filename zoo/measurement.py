@@ -18,7 +18,7 @@ from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from zoo.artifacts import KIND as ARTIFACT
+from zoo.chosen import named_or_selected
 from zoo.environment import check_device
 from zoo.errors import (
     IncompatibleModels,
@@ -206,7 +206,9 @@ def plan(
         if count is not None and count < 1:
             raise InvalidRecipe(f"`{name}` is {count}.", how="Use 1 or more.", key=name)
     check_device(device)
-    versions = _selected(registry, refs, where, order_by, limit)
+    versions = named_or_selected(
+        registry, refs, where, order_by, limit, "There is nothing to measure."
+    )
     tasks = _Tasks(registry)
     if task is not None and any(m.needs == "data" for m in chosen):
         _check_split(tasks.named(task), split)
@@ -237,30 +239,6 @@ def plan(
         for metric in chosen
         for members in _sets(metric, versions, within)
     ]
-
-
-def _selected(
-    registry: Registry,
-    refs: Sequence[str] | None,
-    where: str | None,
-    order_by: str | None,
-    limit: int | None,
-) -> list[Version]:
-    """The versions that are named or selected, each once."""
-    querying = not (where is None and order_by is None and limit is None)
-    if bool(refs) == querying:
-        raise InvalidRecipe("Name the versions, or select them by a query; one of the two.")
-    if refs:
-        return list({v.id: v for v in map(registry.get, refs)}.values())
-    found = [v for v in registry.select(where, order_by, limit) if v.kind != ARTIFACT]
-    if not found:
-        raise NotFound(
-            f"No version fits `{where or 'everything'}`.",
-            "There is nothing to measure.",
-            "Try the query with `zoo ls --where`.",
-            where=where,
-        )
-    return found
 
 
 def _sets(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -30,6 +30,20 @@ def complete_reference(
 def reference_argument(name: str) -> Callable[[F], F]:
     """`name`, `name@3`, `name@alias` or `name@sha256:abcd...`; completed by name."""
     return click.argument(name, shell_complete=complete_reference)
+
+
+def references_argument(command: F) -> F:
+    """Any number of references, of a command that takes a selection instead as well."""
+    return click.argument("refs", metavar="[REF]...", nargs=-1, shell_complete=complete_reference)(
+        command
+    )
+
+
+def check_chosen(refs: Sequence[str], asked: Mapping[str, Any], message: str) -> None:
+    """Raise a usage error unless models are named, or selected: one of the two."""
+    selecting = any(asked[key] is not None for key in ("where", "order_by", "limit"))
+    if bool(refs) == selecting:
+        raise click.UsageError(message)
 
 
 def pair(text: str) -> tuple[str, str]:

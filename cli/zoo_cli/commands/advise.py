@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_cli.arguments import complete_reference, selection_options
+from zoo_cli.arguments import check_chosen, references_argument, selection_options
 from zoo_cli.output import Column, json_option, on_terminal, say, show_json, show_table
 from zoo_cli.session import Session, pass_session
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command("advise")
-@click.argument("refs", metavar="[REF]...", nargs=-1, shell_complete=complete_reference)
+@references_argument
 @selection_options
 @click.option(
     "--task",
@@ -58,8 +58,7 @@ def command(
     """
     from zoo.advice_records import advise_on
 
-    if bool(refs) == any(v is not None for v in selecting.values()):
-        raise click.UsageError("Name the experts, or select them with --where; one of the two.")
+    check_chosen(refs, selecting, "Name the experts, or select them with --where; one of the two.")
     with session.open() as registry:
         found, missing = advise_on(registry, refs, **selecting, tasks=tasks, most=most)
     if as_json:

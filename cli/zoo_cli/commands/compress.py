@@ -8,6 +8,7 @@ import click
 
 from zoo_cli.arguments import (
     base_option,
+    check_chosen,
     expert_option,
     selection_options,
     tag_option,
@@ -77,9 +78,7 @@ def command(
         zoo compress --where "kind = 'expert' and base = 'qwen'" --as qwen-family
         zoo export qwen-family ./math --task math
     """
-    selecting = any(asked[key] is not None for key in ("where", "order_by", "limit"))
-    if bool(experts) == selecting:
-        raise click.UsageError("Select the experts with --where, or name them with --expert.")
+    check_chosen(experts, asked, "Select the experts with --where, or name them with --expert.")
     with session.open() as registry:
         found = registry.compress(
             experts=list(experts) or None,

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_cli.arguments import complete_reference, sample_options, selection_options
+from zoo_cli.arguments import (
+    check_chosen,
+    complete_reference,
+    references_argument,
+    sample_options,
+    selection_options,
+)
 from zoo_cli.output import Column, json_option, say, say_errors, show_json, show_table
 from zoo_cli.session import Session, pass_session
 from zoo_cli.units import number
@@ -17,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command("evaluate")
-@click.argument("refs", metavar="[REF]...", nargs=-1, shell_complete=complete_reference)
+@references_argument
 @selection_options
 @click.option(
     "--task",
@@ -61,9 +67,7 @@ def command(
         zoo evaluate --where "kind = 'expert'" --task mnist --task fashion
         zoo evaluate merged --task mnist --head-from mnist-expert
     """
-    selecting = any(asked[key] is not None for key in ("where", "order_by", "limit"))
-    if bool(refs) == selecting:
-        raise click.UsageError("Name the models, or select them with --where.")
+    check_chosen(refs, asked, "Name the models, or select them with --where.")
     from zoo.evaluation import evaluate
 
     with session.open(lazy=True) as registry:

@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_cli.arguments import complete_reference, selection_options
+from zoo_cli.arguments import (
+    check_chosen,
+    complete_reference,
+    references_argument,
+    selection_options,
+)
 from zoo_cli.output import Column, json_option, on_terminal, say, show_json, show_table
 from zoo_cli.session import Session, pass_session
 
@@ -18,7 +23,7 @@ INTERVALS = 2
 
 
 @click.command("leaderboard")
-@click.argument("refs", metavar="[REF]...", nargs=-1, shell_complete=complete_reference)
+@references_argument
 @selection_options
 @click.option(
     "--task",
@@ -72,9 +77,7 @@ def command(
         zoo leaderboard --where "kind = 'merge'"
         zoo leaderboard --where "base = 'start'" --task mnist --task fashion --by normalized
     """
-    selecting = any(asked[key] is not None for key in ("where", "order_by", "limit"))
-    if bool(refs) == selecting:
-        raise click.UsageError("Name the versions, or select them with --where.")
+    check_chosen(refs, asked, "Name the versions, or select them with --where.")
     from zoo.leaderboard import leaderboard
 
     with session.open() as registry:

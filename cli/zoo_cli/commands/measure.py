@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_cli.arguments import complete_reference, sample_options, selection_options, yaml_pair
+from zoo_cli.arguments import (
+    check_chosen,
+    references_argument,
+    sample_options,
+    selection_options,
+    yaml_pair,
+)
 from zoo_cli.output import (
     Column,
     json_option,
@@ -31,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @click.command("measure")
-@click.argument("refs", metavar="[REF]...", nargs=-1, shell_complete=complete_reference)
+@references_argument
 @click.option(
     "--metric",
     "metrics",
@@ -88,9 +94,7 @@ def command(
     if listing:
         _list(session.plugins.metrics, metrics, as_json)
         return
-    selecting = any(asked[key] is not None for key in ("where", "order_by", "limit"))
-    if bool(refs) == selecting:
-        raise click.UsageError("Name the versions, or select them with --where.")
+    check_chosen(refs, asked, "Name the versions, or select them with --where.")
     if not metrics:
         raise click.UsageError("Name a metric with --metric; `zoo measure --list` lists them.")
     asked |= {"metrics": metrics, "parameters": dict(parameters)}

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from zoo_cli.arguments import complete_reference, sample_options, selection_options
+from zoo_cli.arguments import (
+    check_chosen,
+    complete_reference,
+    references_argument,
+    sample_options,
+    selection_options,
+)
 from zoo_cli.output import Column, json_option, say, show_json, show_table
 from zoo_cli.session import Session, pass_session
 
@@ -238,7 +244,7 @@ def surface_command(
 
 
 @command.command("matrix")
-@click.argument("refs", metavar="[REF]...", nargs=-1, shell_complete=complete_reference)
+@references_argument
 @click.option(
     "--metric",
     metavar="NAME",
@@ -283,7 +289,7 @@ def matrix_command(
 
 
 @command.command("methods")
-@click.argument("refs", metavar="[REF]...", nargs=-1, shell_complete=complete_reference)
+@references_argument
 @click.option(
     "--metric", metavar="NAME", default="accuracy", show_default=True, help="Recorded score."
 )
@@ -324,7 +330,7 @@ def methods_command(
 
 
 @command.command("coefficient")
-@click.argument("refs", metavar="[REF]...", nargs=-1, shell_complete=complete_reference)
+@references_argument
 @click.option(
     "--metric",
     metavar="NAME",
@@ -375,8 +381,7 @@ def coefficient_command(
         zoo plot coefficient --where "kind = 'merge'" --parameter lambda --out lambda.svg
     """
     selecting = {"where": where, "order_by": order_by, "limit": limit}
-    if bool(refs) == any(v is not None for v in selecting.values()):
-        raise click.UsageError("Name experts, or select merges with --where; one of the two.")
+    check_chosen(refs, selecting, "Name experts, or select merges with --where; one of the two.")
     _check(out, as_json)
     with session.open() as registry:
         if refs:
@@ -428,8 +433,7 @@ def _versions(
 ) -> list[Version]:
     from zoo.errors import NotFound
 
-    if bool(refs) == any(v is not None for v in selecting.values()):
-        raise click.UsageError("Name the versions, or select them with --where; one of the two.")
+    check_chosen(refs, selecting, "Name the versions, or select them with --where; one of the two.")
     if refs:
         return [registry.get(ref) for ref in refs]
     found = registry.select(selecting["where"], selecting["order_by"], selecting["limit"])
