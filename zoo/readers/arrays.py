@@ -22,6 +22,14 @@ CHANNELS = (1, 3, 4)
 
 
 @dataclass(frozen=True)
+class Where:
+    """Two files of the directory."""
+
+    inputs: str
+    targets: str
+
+
+@dataclass(frozen=True)
 class ArrayOptions:
     """How arrays of any format become inputs."""
 

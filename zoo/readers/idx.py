@@ -11,13 +11,12 @@ Source: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database", section "Fil
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from zoo.errors import InvalidTask
-from zoo.readers.arrays import ArrayOptions, examples
+from zoo.readers.arrays import ArrayOptions, Where, examples
 from zoo.readers.compressed import opened
 
 if TYPE_CHECKING:
@@ -28,14 +27,6 @@ if TYPE_CHECKING:
 _TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 _AXES = 8
 """More than any data has."""
-
-
-@dataclass(frozen=True)
-class Where:
-    """Two files of the directory."""
-
-    inputs: str
-    targets: str
 
 
 Options = ArrayOptions

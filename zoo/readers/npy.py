@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from tokenize import TokenError
 from typing import IO, TYPE_CHECKING
 
 from zoo.errors import InvalidTask
-from zoo.readers.arrays import ArrayOptions, examples
+from zoo.readers.arrays import ArrayOptions, Where, examples
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,14 +18,6 @@ if TYPE_CHECKING:
 
 _HEADER = (EOFError, MemoryError, RecursionError, SyntaxError, TokenError, TypeError, ValueError)
 """What NumPy raises on headers that are none: it takes them for Python, and only reads literals."""
-
-
-@dataclass(frozen=True)
-class Where:
-    """Two files of the directory."""
-
-    inputs: str
-    targets: str
 
 
 Options = ArrayOptions
