@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 from zoo.errors import IncompatibleModels, InvalidRecipe, PluginError
 from zoo.evaluation import evaluate
+from zoo.modules import save_module
 
 
 @pytest.fixture
@@ -100,6 +103,27 @@ def test_a_compressed_family_is_measured_as_the_model_of_the_task(registry, fami
         ]
     wanted = float((answers[0] != answers[1]).double().mean())
     assert wanted == {v.name: v.value for v in found.values}["disagreement"]
+
+
+def test_a_family_kept_in_half_precision_is_run_in_float32(registry, mlp, network, tmp_path):
+    for seed, name in enumerate(("base", "left", "right")):
+        single = network(name, seed=seed)
+        config = json.loads((single / "config.json").read_text())
+        half = mlp.load(single).bfloat16()
+        registry.register(
+            save_module(half, config, tmp_path / "half" / name),
+            name=name,
+            kind="base" if name == "base" else "expert",
+            task={"left": "three", "right": "again"}.get(name),
+            base=None if name == "base" else "base",
+        )
+    registry.compress(name="both", method="tall_masks", experts=["left", "right"])
+
+    (scored,) = evaluate(registry, ["both"], tasks=["three"])
+    (measured,) = registry.measure(["both", "left"], metrics=["disagreement"], task="three")
+
+    assert torch.bfloat16 == registry.load_state("both")["head.weight"].dtype
+    assert (None, None) == (scored.error, measured.error)
 
 
 def test_heads_that_cannot_be_taken_are_refused(registry, merged, add, network, monkeypatch):
