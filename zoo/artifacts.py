@@ -22,7 +22,7 @@ from zoo.progress import NoProgress, Progress
 from zoo.publish import publish
 from zoo.rank_one import compressed, expanded
 from zoo.records import Version, VersionDraft
-from zoo.register import format_of, resolve_source
+from zoo.source import format_of, local_path
 
 if TYPE_CHECKING:
     from zoo.registry import Registry
@@ -61,7 +61,7 @@ def attach(
     if compress not in get_args(Compress):
         how = did_you_mean(compress, get_args(Compress))
         raise InvalidName(f"There is no compression `{compress}`.", how=how, word=compress)
-    path = resolve_source(registry, source)
+    path = local_path(registry, source)
     with ExitStack() as stack:
         checkpoint = stack.enter_context(format_of(registry, path).open(path))
         own = {t.name: t.shape for t in registry.catalog.tensors(owner.id)}

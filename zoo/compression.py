@@ -14,8 +14,8 @@ from zoo.checkpoint import Checkpoint
 from zoo.diff import RUNNING_STATISTICS
 from zoo.dtypes import DTYPES
 from zoo.errors import InvalidRecipe, did_you_mean
-from zoo.inputs import open_version
 from zoo.loading import opened
+from zoo.opener import open_version
 from zoo.overlays import is_overlay, task_of
 from zoo.progress import NoProgress, Progress
 from zoo.reading import Reader

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.checkpoint import Checkpoint
 from zoo.dtypes import DTYPES
-from zoo.inputs import open_version
+from zoo.opener import open_version
 from zoo.reading import Reader
 from zoo.records import Version
 

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from zoo.contract import Method
     from zoo.metrics import Metric
     from zoo.records import Version
+    from zoo.source import RemoteSource
     from zoo.task import Task
+    from zoo.transform import Transform
 
 hookspec = pluggy.HookspecMarker("zoo")
 hookimpl = pluggy.HookimplMarker("zoo")
@@ -60,6 +62,11 @@ def zoo_register_tasks(register: Callable[[Task], None]) -> None:
 
 
 @hookspec
+def zoo_register_transforms(register: Callable[[Transform], None]) -> None:
+    """Offer transforms: ways to make a model of another form, such as an adapter, from others."""
+
+
+@hookspec
 def zoo_register_commands(cli: click.Group) -> None:
     """Add commands to `zoo`. Called by the command line only."""
 
@@ -68,8 +75,9 @@ def zoo_register_commands(cli: click.Group) -> None:
 
 
 @hookspec(firstresult=True)
-def zoo_resolve_source(source: str) -> Path | None:
-    """Turn a source that is no local path (a URL, an id) into a local path, before it is read.
+def zoo_resolve_source(source: str) -> Path | RemoteSource | None:
+    """Turn a source that is no local path (a URL, an id) into a local path, before it is read; or
+    into a `zoo.source.RemoteSource`, whose headers can be looked at before it is fetched.
 
     None means "not mine". The path must stay until `register` has returned.
     """

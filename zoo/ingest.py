@@ -62,12 +62,15 @@ def ingest(
     link_mode: LinkMode,
     threads: int | None,
     progress: Progress,
+    stem: str = "model",
 ) -> Ingested:
     """Stage a whole model: each byte is read once, hashed, and written if it must be.
 
     Safetensors files stay as they are, byte for byte; weights of other formats are written as
     safetensors. Files beside the weights are always copied.
 
+    Args:
+        stem: what weights files that are written are called.
     Raises:
         InvalidCheckpoint: the source is damaged, or ends while it is read.
         StoreError: no room.
@@ -77,7 +80,7 @@ def ingest(
         if checkpoint.opened.weight_files:
             plan = _keep(checkpoint, folder, link_mode, stack)
         else:
-            plan = _rewrite(checkpoint, folder)
+            plan = _rewrite(checkpoint, folder, stem)
         auxiliary = dict(checkpoint.opened.auxiliary)
         beside = sum(path.stat().st_size for path in auxiliary.values())
         _check_room(folder, beside + sum(w.size for w in plan if w.copied))
@@ -87,7 +90,7 @@ def ingest(
         pool = stack.enter_context(HashPool(threads, progress))
         ingested = _weights(plan, pool, stack)
         if not checkpoint.opened.weight_files and len(plan) > 1:
-            ingested.files.update(_index(plan, folder))
+            ingested.files.update(_index(plan, folder, stem))
         copies = {
             path: (folder / path, pool.file(source, _parent(folder / path)))
             for path, source in auxiliary.items()
@@ -116,9 +119,9 @@ def _keep(
     ]
 
 
-def _rewrite(checkpoint: Checkpoint, folder: Path) -> list[_Weights]:
+def _rewrite(checkpoint: Checkpoint, folder: Path, stem: str) -> list[_Weights]:
     plan = []
-    for file, tensors in shards(list(checkpoint.tensors.values())).items():
+    for file, tensors in shards(list(checkpoint.tensors.values()), stem=stem).items():
         laid = layout(tensors)
         staged = _parent(folder / file)
         plan.append(_Weights(file, staged, laid.header, laid.tensors, laid.size, checkpoint, True))
@@ -144,11 +147,12 @@ def _weights(plan: list[_Weights], pool: HashPool, stack: ExitStack) -> Ingested
     return Ingested(tuple(sorted(tensors, key=lambda t: t.name)), files)
 
 
-def _index(plan: list[_Weights], folder: Path) -> dict[FileRecord, Path]:
+def _index(plan: list[_Weights], folder: Path, stem: str) -> dict[FileRecord, Path]:
     data = index({w.record_path: w.tensors for w in plan})
-    staged = folder / INDEX
+    name = INDEX.replace("model", stem, 1)
+    staged = folder / name
     staged.write_bytes(data)
-    return {FileRecord(INDEX, flat_key(data), len(data)): staged}
+    return {FileRecord(name, flat_key(data), len(data)): staged}
 
 
 def _create(weights: _Weights, stack: ExitStack) -> int:

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 from zoo.checkpoint import Checkpoint, state_of
 from zoo.errors import NotFound, VerificationFailed, ZooError, did_you_mean
 from zoo.hashing import HashPool, write_at
-from zoo.inputs import Opener, is_carried, open_version
+from zoo.inputs import is_carried
+from zoo.opener import Opener, open_version
 from zoo.overlays import config_path, is_overlay, overlay_path, task_of
-from zoo.register import architecture_of, format_of, resolve_source
+from zoo.register import architecture_of
 from zoo.safetensors_checkpoint import INDEX, SafetensorsCheckpoint, open_files, read_config
 from zoo.safetensors_header import index, layout, shards
+from zoo.source import format_of, local_path
 from zoo.subject import unknown_architecture
 from zoo.task_model import TaskModel, needs_base
 
@@ -147,7 +149,7 @@ def opened(
         }
         place: Callable[[], Path] | None = partial(registry.path, version.ref)
     else:
-        path = resolve_source(registry, ref)
+        path = local_path(registry, ref)
         trunk = stack.enter_context(format_of(registry, path).open(path))
         beside = dict(trunk.opened.auxiliary)
         place = (lambda: path) if path.is_dir() and trunk.opened.weight_files else None

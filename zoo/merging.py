@@ -20,7 +20,8 @@ from zoo.digest import flat_key, json_digest, weights_digest
 from zoo.environment import check_device, environment
 from zoo.errors import InvalidRecipe, NotFound
 from zoo.execute import execute
-from zoo.inputs import Inputs, Made, gather, registered
+from zoo.gathering import gather
+from zoo.inputs import Inputs, Made
 from zoo.known_digests import LookUp, known_digests
 from zoo.names import check_entry_name
 from zoo.overlays import overlay_layouts
@@ -33,6 +34,7 @@ from zoo.records import FileRecord, RunDraft, TensorRecord, Version, VersionDraf
 from zoo.register import architecture_of
 from zoo.shards import ShardWriter
 from zoo.tasks.known import task_named
+from zoo.versioned import registered
 from zoo.vocabulary import Vocabulary, settled, shown
 
 if TYPE_CHECKING:

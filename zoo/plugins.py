@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from zoo.contract import Method
     from zoo.metrics import Metric
     from zoo.task import Task
+    from zoo.transform import Transform
 
 Reject = (Exception, SystemExit)
 """What a plugin may raise while it loads. A plugin that calls `sys.exit` is broken, no more."""
@@ -99,6 +100,7 @@ class _Offers:
     metrics: dict[str, Metric] = field(default_factory=dict)
     architectures: dict[str, Architecture] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
+    transforms: dict[str, Transform] = field(default_factory=dict)
 
 
 _KINDS = {
@@ -107,6 +109,7 @@ _KINDS = {
     "metrics": "zoo.metrics.Metric",
     "architectures": "zoo.architecture.Architecture",
     "tasks": "zoo.task.Task",
+    "transforms": "zoo.transform.Transform",
 }
 
 
@@ -120,6 +123,7 @@ class Plugins:
         self.metrics: dict[str, Metric] = {}
         self.architectures: dict[str, Architecture] = {}
         self.tasks: dict[str, Task] = {}
+        self.transforms: dict[str, Transform] = {}
         self.loaded: dict[str, LoadedPlugin] = {}
         """By plugin name, in load order."""
         self.broken: list[BrokenPlugin] = []
@@ -152,9 +156,13 @@ class Plugins:
             return self.architectures[name]
         return next((a for a in self.architectures.values() if a.knows(config)), None)
 
-    def origin(self, method: str) -> Origin:
-        """Where a method came from. Methods made in memory have no plugin: all fields empty."""
-        plugin = self._providers.get(("methods", method))
+    def origin(self, name: str, kind: str = "methods") -> Origin:
+        """Where a method came from. Methods made in memory have no plugin: all fields empty.
+
+        Args:
+            kind: `methods` or `transforms`.
+        """
+        plugin = self._providers.get((kind, name))
         return self.loaded[plugin].origin if plugin else Origin("", "", "")
 
     def provider(self, kind: str, name: str) -> str:
@@ -344,6 +352,7 @@ class Plugins:
         self.metrics.update(offers.metrics)
         self.architectures.update(offers.architectures)
         self.tasks.update(offers.tasks)
+        self.transforms.update(offers.transforms)
         if bundled:
             self.formats.extend(offers.formats.values())
         else:

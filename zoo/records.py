@@ -102,7 +102,7 @@ class RunDraft:
     id: str
     """UUID4 as text."""
     kind: str
-    """`merge`, `evaluate` or `measure`."""
+    """`merge`, `transform`, `evaluate` or `measure`."""
     inputs: tuple[RunInput, ...]
     recipe: Mapping[str, Any]
     """The resolved recipe (lock): digests, not names; what is replayed."""

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from zoo.checkpoint import Format
-from zoo.errors import InvalidName, NotFound, UnsupportedFormat, did_you_mean
+from zoo.declared import read_declared
+from zoo.errors import InvalidName, did_you_mean
 from zoo.ingest import ingest
 from zoo.links import LINK_MODES, LinkMode
 from zoo.names import check_entry_name
 from zoo.progress import NoProgress, Progress
 from zoo.publish import publish
 from zoo.records import MetricValue, Version, VersionDraft
+from zoo.source import RemoteSource, format_of, outlined, resolve_source
 
 if TYPE_CHECKING:
     from zoo.registry import Registry
@@ -34,7 +35,7 @@ def register(
     license: str | None = None,
     tags: Mapping[str, str] | None = None,
     metrics: Mapping[str, float] | Iterable[MetricValue] | None = None,
-    link_mode: LinkMode = "clone",
+    link_mode: LinkMode | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
     origin: str | None = None,
@@ -42,13 +43,15 @@ def register(
     """Take a checkpoint into the zoo as the next version of `name`.
 
     Weights are hashed as they are copied, never changed, and not judged: a checkpoint with NaN
-    registers, and a merge refuses it. A call that fails or is killed leaves no version.
+    registers, and a merge refuses it. A call that fails or is killed leaves no version. Of a model
+    elsewhere the headers are looked at first: nothing is fetched that would be refused.
 
     Args:
         source: a file, a directory, or whatever a plugin's `zoo_resolve_source` knows.
         base: reference to the version this one was fine-tuned from.
         metrics: `name` or `name/split` -> value; or full records.
-        link_mode: see `zoo.links.link`.
+        link_mode: see `zoo.links.link`; what suits the source by default.
+        license: what the model's own card says, by default.
         threads: for hashing; all cores, at most 16, by default.
         origin: what the record says it came from; `source` by default, which may be gone soon.
     Raises:
@@ -57,22 +60,32 @@ def register(
     """
     check_entry_name(name)
     _check_word("kind", kind, VERSION_KINDS)
-    _check_word("link mode", link_mode, LINK_MODES)
+    if link_mode is not None:
+        _check_word("link mode", link_mode, LINK_MODES)
     measured = metric_values(metrics)
     parent = registry.catalog.get(base) if base is not None else None
     registry.plugins.ask("zoo_before_register", source=str(source), name=name)
-    path = resolve_source(registry, source)
+    listening = progress or NoProgress()
+    found = resolve_source(registry, source)
+    fetched: Mapping[str, Any] = {}
+    if isinstance(found, RemoteSource):
+        with outlined(registry, found):
+            pass  # what no format reads, or reads and refuses, is not fetched
+        origin, fetched = origin or found.origin, found.notes
+        link_mode = link_mode or found.link_mode
+        found = found.fetch(listening)
     with (
-        format_of(registry, path).open(path) as checkpoint,
+        format_of(registry, found).open(found) as checkpoint,
         registry.store.staging(f"register-{uuid4().hex}") as staging,
     ):
         ingested = ingest(
             checkpoint,
             staging,
-            link_mode=link_mode,
+            link_mode=link_mode or "clone",
             threads=threads,
-            progress=progress or NoProgress(),
+            progress=listening,
         )
+        declared = read_declared(checkpoint.opened)
         draft = VersionDraft(
             name=name,
             kind=kind,
@@ -82,70 +95,14 @@ def register(
             base=parent.id if parent else None,
             task=task,
             phase=phase,
-            license=license,
+            license=license or declared.license,
             architecture=architecture_of(checkpoint.opened.config),
             tags=dict(tags or {}),
             metrics=measured,
             source=origin or str(source),
-            notes=dict(checkpoint.opened.notes),
+            notes={**checkpoint.opened.notes, **declared.notes, **fetched},
         )
         return publish(registry, ingested.files, draft)
-
-
-def resolve_source(registry: Registry, source: str | Path) -> Path:
-    """The local path of a source.
-
-    Raises:
-        NotFound: it is no path, and no plugin resolves it.
-        UnsupportedFormat: neither a regular file nor a directory: to open a pipe may wait for ever.
-    """
-    path = Path(source)
-    if path.exists():
-        return _plain(path)
-    resolved: Path | None = registry.plugins.ask("zoo_resolve_source", source=str(source))
-    if resolved is not None:
-        return _plain(Path(resolved))
-    scheme, separator, rest = str(source).partition("://")
-    if separator:
-        raise NotFound(
-            f"Nothing here resolves `{source}`:",
-            f"no plugin answers for `{scheme}://`.",
-            f"Download it yourself (`hf download {rest.partition('@')[0]}`) and give the directory."
-            if scheme == "hf"
-            else "Install a plugin that does, or give a local path.",
-            source=str(source),
-        )
-    raise NotFound(f"`{source}` does not exist.", source=str(source))
-
-
-def _plain(path: Path) -> Path:
-    """The path, if there is a regular file or a directory, or nothing that could be opened."""
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise UnsupportedFormat(
-            f"`{path}` is neither a file nor a directory:",
-            "a pipe, socket or device cannot be read twice, nor from the middle.",
-            "Save its bytes to a file, and give that.",
-            path=path,
-        )
-    return path
-
-
-def format_of(registry: Registry, path: Path) -> Format:
-    """The first format that reads the path.
-
-    Raises:
-        UnsupportedFormat: none does.
-    """
-    for candidate in registry.plugins.formats:
-        if candidate.matches(path):
-            return candidate
-    names = ", ".join(f.name for f in registry.plugins.formats)
-    raise UnsupportedFormat(
-        f"`{path}` is in no format that zoo reads:",
-        f"the formats are {names}.",
-        "Give a safetensors or torch file, or a directory that holds one.",
-        path=path,
-    )
 
 
 def architecture_of(config: Mapping[str, Any] | None) -> str | None:

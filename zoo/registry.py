@@ -150,7 +150,7 @@ class Registry:
         license: str | None = None,
         tags: Mapping[str, str] | None = None,
         metrics: Mapping[str, float] | Iterable[MetricValue] | None = None,
-        link_mode: LinkMode = "clone",
+        link_mode: LinkMode | None = None,
         threads: int | None = None,
         progress: Progress | None = None,
         origin: str | None = None,
@@ -414,6 +414,37 @@ class Registry:
         from zoo.compression import compression
 
         return compression(self, self.get(ref))
+
+    def transform(
+        self,
+        transform: str,
+        parents: Sequence[tuple[str, str]],
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        name: str | None = None,
+        out: str | Path | None = None,
+        memory: str | int = "1GiB",
+        threads: int | None = None,
+        **about: Any,
+    ) -> Version | None:
+        """Make a model of another form from others; see `zoo.transforming.transform`.
+
+        Args:
+            parents: (role, reference or path); the transform says which roles it has.
+            about: `task`, `license`, `tags`, `progress`.
+        """
+        from zoo.transforming import transform as run
+
+        return run(
+            self,
+            transform,
+            parents,
+            parameters or {},
+            resources=_resources({"memory": memory, "threads": threads}),
+            name=name,
+            out=None if out is None else Path(out),
+            **about,
+        )
 
     # Measuring
 

@@ -150,7 +150,9 @@ def layout(tensors: Sequence[TensorInfo], metadata: Mapping[str, str] = DEFAULT_
     return Layout(header, tuple(sorted(placed, key=_place)), len(header) + start)
 
 
-def shards(tensors: Sequence[TensorInfo], limit: int = SHARD_BYTES) -> dict[str, list[TensorInfo]]:
+def shards(
+    tensors: Sequence[TensorInfo], limit: int = SHARD_BYTES, stem: str = "model"
+) -> dict[str, list[TensorInfo]]:
     """Deal tensors, names ascending, to files of at most `limit` bytes of tensors each.
 
     A tensor larger than the limit has a file of its own. Returns file name -> its tensors, with
@@ -166,9 +168,9 @@ def shards(tensors: Sequence[TensorInfo], limit: int = SHARD_BYTES) -> dict[str,
         filled += t.nbytes
     count = len(groups)
     names = (
-        ["model.safetensors"]
+        [f"{stem}.safetensors"]
         if count == 1
-        else [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+        else [f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
     )
     return {
         name: [replace(t, file=name) for t in group]

@@ -9,8 +9,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from zoo.inputs import Input, Opener
+from zoo.inputs import Input
 from zoo.loading import load
+from zoo.opener import Opener
 from zoo.register import architecture_of
 from zoo.subject import Subject
 

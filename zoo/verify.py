@@ -12,8 +12,9 @@ from zoo.beside import tokenizer_files
 from zoo.digest import flat_key, flat_key_of_file, tree_key
 from zoo.errors import InvalidRecipe, NotFound, VerificationFailed
 from zoo.hashing import HashPool
-from zoo.inputs import Inputs, Opener, open_version
+from zoo.inputs import Inputs
 from zoo.merging import Prepared, Resources, data_of
+from zoo.opener import Opener, open_version
 from zoo.overlays import is_overlay, name_in_merge, overlay_layouts
 from zoo.plan import plan
 from zoo.presented import presented
@@ -115,6 +116,12 @@ def replay(
     if sample is not None and sample < 1:
         raise InvalidRecipe(f"A sample of {sample} tensors proves nothing.", sample=sample)
     run = registry.catalog.run_of(version.id)
+    if run is not None and run.kind == "transform":
+        from zoo.transforming import replayed
+
+        return replayed(
+            registry, version, run, sample=sample, resources=resources, progress=progress
+        )
     if run is None or run.kind != "merge":
         raise NotFound(
             f"`{version.ref}` was registered, not merged; there is no recipe to replay.",
@@ -132,11 +139,11 @@ def replay(
             differing = _files_that_differ if sample is None else _parts_that_differ
             wrong = differing(registry, version, ready, made)
         method = ready.plan.method
-        notes = [] if method.code_hash == run.code_hash else [_CODE_CHANGED]
+        notes = [] if method.code_hash == run.code_hash else [CODE_CHANGED]
         return Verdict(not wrong, len(chosen), tuple(wrong), method.replay, tuple(notes))
 
 
-_CODE_CHANGED = "the method's code differs from the code that made this version"
+CODE_CHANGED = "the method's code differs from the code that made this version"
 
 
 def _files_that_differ(

@@ -15,9 +15,10 @@ from zoo_cli.session import Session
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Register": ("init", "register", "attach", "annotate", "alias", "rm"),
     "Look": ("ls", "show", "query", "path", "export"),
-    "Merge": ("methods", "merge", "compress", "diff"),
+    "Merge": ("methods", "check", "merge", "compress", "extract-lora", "moe", "diff"),
     "Measure": ("tasks", "evaluate", "measure", "leaderboard", "phases", "grow", "advise", "plot"),
-    "Audit": ("lineage", "verify", "fsck", "gc"),
+    "Audit": ("lineage", "verify", "sign", "fsck", "gc"),
+    "Share": ("pull", "push", "export-zoo", "import-zoo", "import-mlflow"),
     "More": ("demo", "plugins", "completion"),
 }
 """Built-in commands as `zoo --help` groups them; each lives in `zoo_cli.commands.NAME`."""
@@ -30,7 +31,8 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in BUILT_IN:
-            command: click.Command = import_module(f"zoo_cli.commands.{cmd_name}").command
+            module = f"zoo_cli.commands.{cmd_name.replace('-', '_')}"
+            command: click.Command = import_module(module).command
             return command
         self._add_plugin_commands(ctx)
         return self.commands.get(cmd_name)

@@ -238,7 +238,7 @@ def _digest(registry: Registry, path: Path) -> str:
     """The weights digest of a checkpoint that may not be registered."""
     from zoo.digest import weights_digest
     from zoo.hashing import HashPool
-    from zoo.register import format_of
+    from zoo.source import format_of
 
     with format_of(registry, path).open(path) as checkpoint, HashPool() as pool:
         found = {name: pool.tensor(checkpoint, info) for name, info in checkpoint.tensors.items()}

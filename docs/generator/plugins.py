@@ -39,8 +39,10 @@ def extensions() -> str:
     import zoo.contract
     import zoo.metrics
     import zoo.sample
+    import zoo.source
     import zoo.subject
     import zoo.task
+    import zoo.transform
 
     parts = [
         "# Extension classes",
@@ -55,6 +57,8 @@ def extensions() -> str:
         (zoo.sample, ("Sample",)),
         (zoo.subject, ("Subject",)),
         (zoo.checkpoint, ("Format", "Checkpoint", "TensorInfo", "Opened")),
+        (zoo.transform, ("Transform", "Transformed")),
+        (zoo.source, ("RemoteSource",)),
     ):
         parts += [class_text(getattr(module, name)) for name in names]
     parts.insert(2, "## The method decorator\n\n" + signature(zoo.contract.method, "zoo.method"))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
 import zoo
 from zoo import hookspecs
-from zoo.errors import NotFound, PluginError
+from zoo.errors import InvalidRecipe, NotFound, PluginError
 from zoo.plugins import BrokenPluginWarning, load_plugins
 
 HOOKS = sorted(n for n in vars(hookspecs) if n.startswith("zoo_"))
@@ -216,6 +218,37 @@ def test_zoo_register_commands_adds_a_command(drop_in, monkeypatch):
     result = CliRunner().invoke(cli, ["--plugins-dir", str(directory), "greet"])
 
     assert "hello\n" == result.output
+
+
+def test_zoo_register_transforms_offers_a_model_of_another_form(tmp_path, state):
+    directory = tmp_path / "plugins"
+    directory.mkdir()
+    shutil.copy(Path(__file__).parent / "example_transform.py", directory)
+    with zoo.open(tmp_path / "r.db", plugins_dirs=[directory]) as registry:
+        model = registry.register(state("one", 1), name="m", license="mit")
+        made = registry.transform("scale", [("model", "m")], {"factor": 3.0}, name="scaled")
+
+        assert ("merge", "m@1", "mit") == (made.kind, made.base, made.license)
+        assert {"note.txt", "zoo_recipe.json", "model.safetensors"} == {
+            path.name for path in registry.path(made.ref).iterdir()
+        }
+        original = zoo.load_state("m", registry=registry)
+        tripled = zoo.load_state("scaled", registry=registry)
+        assert {f"scaled.{n}": (t * 3).tolist() for n, t in original.items()} == {
+            n: t.tolist() for n, t in tripled.items()
+        }
+        verdict = registry.verify(made.ref, replay=True)
+        assert (True, len(original), "exact") == (
+            verdict.ok,
+            verdict.checked,
+            verdict.replay_class,
+        )
+        assert [("m@1", "model")] == [
+            (e["parent"], e["role"]) for e in registry.lineage(made.ref).edges
+        ]
+        with pytest.raises(InvalidRecipe, match="cannot take `factr`"):
+            registry.transform("scale", [("model", "m")], {"factr": 3.0}, name="scaled")
+        assert model.digest == registry.get("m").digest
 
 
 def test_zoo_resolve_source_turns_an_id_into_a_path(drop_in, observed, tmp_path, state):

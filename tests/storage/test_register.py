@@ -277,9 +277,9 @@ def test_a_wrong_argument_is_a_clear_error_and_leaves_nothing(registry, save, ch
     assert nothing_is_left(registry)
 
 
-def test_an_hf_source_without_a_resolver_says_how_to_download(registry):
-    with pytest.raises(NotFound, match="hf download org/model"):
-        registry.register("hf://org/model@main", name="m")
+def test_a_source_that_no_plugin_resolves_is_refused(registry):
+    with pytest.raises(NotFound, match="no plugin answers for `shop://`"):
+        registry.register("shop://org/model@main", name="m")
 
 
 def test_an_unknown_format_names_the_known_ones(registry, tmp_path):

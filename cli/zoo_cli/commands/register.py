@@ -41,9 +41,8 @@ from zoo_cli.versions import show_version
 @click.option(
     "--link-mode",
     type=click.Choice(["clone", "copy", "hardlink", "symlink"]),
-    default="clone",
-    show_default=True,
-    help="How bytes get into the store; clone falls back to copy.",
+    help="How bytes get into the store: clone (falls back to copy) from a path, hardlink from the "
+    "hub's cache.",
 )
 @threads_option
 @json_option

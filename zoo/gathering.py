@@ -1,0 +1,82 @@
+"""From what a recipe names to its parents: references, paths, or a query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from zoo.artifacts import KIND as ARTIFACT
+from zoo.errors import NotFound
+from zoo.inputs import Input, Inputs, Made
+from zoo.known_digests import LookUp
+from zoo.opener import Opener
+from zoo.recipe import Recipe
+
+if TYPE_CHECKING:
+    from zoo.contract import Method
+    from zoo.registry import Registry
+
+
+def gather(
+    registry: Registry,
+    recipe: Recipe,
+    method: Method,
+    stack: ExitStack,
+    *,
+    threads: int,
+    stages: Mapping[str, Made] | None = None,
+    look_up: LookUp | None = None,
+) -> Inputs:
+    """Open everything a recipe names; the checkpoints close with `stack`.
+
+    Args:
+        stages: what the stages before this one made, by name; these go before other names.
+        look_up: says which digests need no hashing; without it all bytes of all paths are hashed.
+    Raises:
+        NotFound: a name or path leads nowhere, or a query finds nothing.
+    """
+    opener = Opener(registry, stack, threads, stages, look_up)
+    base = opener.open(recipe.base) if recipe.base is not None else None
+    selection = None
+    if recipe.select is not None:
+        chosen = registry.catalog.select(
+            recipe.select.where, recipe.select.order_by, recipe.select.limit
+        )
+        versions = [v for v in chosen if v.kind != ARTIFACT and (base is None or v != base.version)]
+        if not versions:
+            raise NotFound(
+                f"No version fits `{recipe.select.where or 'everything'}`.",
+                "There is nothing to merge.",
+                "Try the query with `zoo ls --where`.",
+                where=recipe.select.where,
+            )
+        experts = tuple(opener.version(v) for v in versions)
+        selection = {
+            "where": recipe.select.where,
+            "order_by": recipe.select.order_by,
+            "limit": recipe.select.limit,
+            "frozen": [f"{v.ref}@{v.digest}" for v in versions],
+        }
+    else:
+        experts = tuple(opener.open(e.model) for e in recipe.experts)
+    if base is None and method.base == "required":
+        base = _common_base(registry, experts, opener)
+    named = [e.artifacts for e in recipe.experts] or [{}] * len(experts)
+    experts = tuple(
+        opener.with_artifacts(e, method.artifacts, own)
+        for e, own in zip(experts, named, strict=True)
+    )
+    giver = None
+    if recipe.donor is not None:
+        at = next((i for i, e in enumerate(recipe.experts) if e.model == recipe.donor), None)
+        giver = opener.open(recipe.donor) if at is None else experts[at]
+    return Inputs(experts, base, selection, giver)
+
+
+def _common_base(registry: Registry, experts: Sequence[Input], opener: Opener) -> Input | None:
+    """The base all experts declare, or None: pre-flight then says that one is needed."""
+    bases = {e.version.base if e.version else None for e in experts}
+    if len(bases) == 1 and (ref := bases.pop()):
+        return opener.version(registry.get(ref))
+    return None

@@ -1,0 +1,189 @@
+"""From a name in a recipe to an opened model: a stage, a reference to a version, or a path."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.artifacts import artifact_of
+from zoo.digest import weights_digest
+from zoo.errors import NotFound, ZooError
+from zoo.hashing import HashPool
+from zoo.inputs import Input, Made, is_carried
+from zoo.known_digests import LookUp
+from zoo.overlays import is_overlay
+from zoo.plan import Model
+from zoo.rank_one import expanded
+from zoo.records import FileRecord, Version
+from zoo.register import architecture_of
+from zoo.safetensors_checkpoint import SafetensorsCheckpoint, open_files, read_config
+from zoo.source import format_of, local_path
+
+if TYPE_CHECKING:
+    import torch
+
+    Module = Callable[[], torch.nn.Module]
+
+    from zoo.registry import Registry
+
+
+def open_version(registry: Registry, version: Version, stack: ExitStack) -> SafetensorsCheckpoint:
+    """A stored version's checkpoint, read from its objects.
+
+    Raises:
+        NotFound: its objects were collected or lost.
+    """
+    files = registry.catalog.files(version.id)
+    missing = [f for f in files if not registry.store.has(f.object)]
+    if missing:
+        raise NotFound(
+            f"The bytes of `{version.ref}` are not in the store:",
+            f"`{missing[0].path}` (object `{missing[0].object}`) is missing.",
+            "Register the same files again to bring them back, or run `zoo fsck`.",
+            ref=version.ref,
+        )
+    weights = {f.path: registry.store.path(f.object) for f in files if _is_weights(f)}
+    checkpoint = stack.enter_context(open_files(weights, version.ref))
+    config = next((f for f in files if f.path == "config.json"), None)
+    if config is not None:
+        found = read_config(registry.store.path(config.object))
+        checkpoint.opened = replace(checkpoint.opened, config=found)
+    return checkpoint
+
+
+def _is_weights(file: FileRecord) -> bool:
+    return file.path.endswith(".safetensors") and not is_overlay(file.path)
+
+
+class Opener:
+    def __init__(
+        self,
+        registry: Registry,
+        stack: ExitStack,
+        threads: int,
+        stages: Mapping[str, Made] | None = None,
+        look_up: LookUp | None = None,
+    ) -> None:
+        self._registry = registry
+        self._stack = stack
+        self.threads = threads
+        self._stages = stages or {}
+        self._look_up = look_up
+
+    def open(self, named: str) -> Input:
+        """A stage, a reference, or a path: what the registry knows goes before files."""
+        made = self._stages.get(named, named)
+        if isinstance(made, Input):
+            return made
+        if isinstance(made, Path):
+            # Its directory is here for this merge only.
+            found = self._loose(str(made), look_up=None)
+            return replace(found, model=replace(found.model, label=named))
+        named = made
+        if self._registry.is_absent and Path(named).exists():
+            return self._loose(named, self._look_up)
+        try:
+            return self.version(self._registry.get(named))
+        except ZooError as unknown:
+            if not Path(named).exists() and "://" not in named:
+                raise self._nowhere(named, unknown) from None
+        return self._loose(named, self._look_up)
+
+    def version(self, version: Version) -> Input:
+        checkpoint = open_version(self._registry, version, self._stack)
+        beside = {
+            f: self._registry.store.path(f.object)
+            for f in self._registry.catalog.files(version.id)
+            if is_carried(f.path)
+        }
+        config = checkpoint.opened.config or {}
+        module = self._module(
+            version.architecture, config, lambda: self._registry.path(version.ref)
+        )
+        digests = {t.name: t.digest for t in self._registry.catalog.tensors(version.id)}
+        model = Model(version.ref, version.digest, checkpoint, module, digests)
+        return Input(model, version, beside)
+
+    def _nowhere(self, named: str, unknown: ZooError) -> ZooError:
+        """What to say of a name that neither the registry nor the file system knows."""
+        if not isinstance(unknown, NotFound):
+            return unknown
+        if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?", named):  # as hubs name models
+            return NotFound(
+                f"There is no entry and no directory `{named}`.",
+                "Models are not downloaded.",
+                f"If it is on a hub: `hf download {named.partition('@')[0]}`, and give the "
+                "directory that this prints.",
+                name=named,
+            )
+        if self._registry.is_absent:
+            return NotFound(
+                f"There is no model `{named}`:",
+                f"no such file or directory, and no registry at `{self._registry.url}` either.",
+                "Correct the path, or name the registry: `zoo --registry PATH ...`.",
+                name=named,
+            )
+        return unknown
+
+    def artifact(self, version: Version) -> Input:
+        return _whole(self.version(version))
+
+    def with_artifacts(self, one: Input, roles: Sequence[str], named: Mapping[str, str]) -> Input:
+        """An expert with what is named as its artifacts, or attached to it."""
+        found = {}
+        for role in roles:
+            if role in named:
+                found[role] = _whole(self.open(named[role]))
+            elif one.version and (attached := artifact_of(self._registry, one.version, role)):
+                found[role] = self.artifact(attached)
+        return one.with_artifacts(found)
+
+    def _module(
+        self, name: str | None, config: Mapping[str, Any], directory: Callable[[], Path]
+    ) -> Module | None:
+        architecture = self._registry.plugins.architecture(name, config)
+        return (lambda: architecture.load(directory())) if architecture else None
+
+    def _loose(self, named: str, look_up: LookUp | None) -> Input:
+        path = local_path(self._registry, named)
+        checkpoint = self._stack.enter_context(format_of(self._registry, path).open(path))
+        # The engine will want torch, and loading it takes a second that hashing leaves free. No
+        # daemon: a process that ends while a library is being loaded can crash.
+        threading.Thread(target=import_module, args=("torch",)).start()
+        known = look_up(checkpoint) if look_up else None
+        found = known.digests if known else {}
+        with HashPool(self.threads) as pool:
+            work = {
+                n: pool.tensor(checkpoint, t)
+                for n, t in checkpoint.tensors.items()
+                if n not in found
+            }
+            files = {
+                path: pool.file(source)
+                for path, source in checkpoint.opened.auxiliary.items()
+                if is_carried(path)
+            }
+            digests = {n: found.get(n) or work[n].result() for n in checkpoint.tensors}
+            beside = {
+                FileRecord(path, *f.result()): checkpoint.opened.auxiliary[path]
+                for path, f in files.items()
+            }
+        if known:
+            known.keep(digests)
+        module = None
+        if path.is_dir():
+            config = checkpoint.opened.config or {}
+            module = self._module(architecture_of(config), config, lambda: path)
+        model = Model(named, weights_digest(digests.items()), checkpoint, module, digests)
+        return Input(model, None, beside)
+
+
+def _whole(one: Input) -> Input:
+    """An artifact whose matrices are kept as sums, with the matrices."""
+    return replace(one, model=replace(one.model, checkpoint=expanded(one.model.checkpoint)))
