@@ -14,6 +14,7 @@ from zoo.dtypes import DTYPES
 from zoo.inputs import RECIPE_FILE
 from zoo.overlays import config_path
 from zoo.records import FileRecord
+from zoo.safetensors_checkpoint import read_config
 from zoo.tokenizer import FILES, written
 from zoo.vocabulary import text_parts
 
@@ -35,7 +36,8 @@ def files_beside(
     kept = dict(donor.beside)
     made = {RECIPE_FILE: _json({"recipe": lock, "recipe_digest": ready.digest})}
     config = ready.models.config
-    changed = config != donor.model.checkpoint.opened.config
+    file = next((p for r, p in kept.items() if r.path == _CONFIG), None)
+    changed = config != (read_config(file) if file is not None else None)
     if config and (lock["dtype"] or ready.vocabulary or changed):
         made[_CONFIG] = _json(described(config, ready))
     for task, expert in zip(lock.get("tasks", ()), ready.inputs.experts, strict=False):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.artifacts import artifact_of
+from zoo.dequantize import dequantized_model
 from zoo.digest import weights_digest
 from zoo.errors import NotFound, ZooError
 from zoo.hashing import HashPool
@@ -108,7 +109,7 @@ class Opener:
         )
         digests = {t.name: t.digest for t in self._registry.catalog.tensors(version.id)}
         model = Model(version.ref, version.digest, checkpoint, module, digests)
-        return Input(model, version, beside)
+        return Input(dequantized_model(model), version, beside)
 
     def _nowhere(self, named: str, unknown: ZooError) -> ZooError:
         """What to say of a name that neither the registry nor the file system knows."""
@@ -181,7 +182,7 @@ class Opener:
             config = checkpoint.opened.config or {}
             module = self._module(architecture_of(config), config, lambda: path)
         model = Model(named, weights_digest(digests.items()), checkpoint, module, digests)
-        return Input(model, None, beside)
+        return Input(dequantized_model(model), None, beside)
 
 
 def _whole(one: Input) -> Input:

@@ -15,6 +15,7 @@ from zoo.contract import Chunk, chunk_length
 from zoo.dtypes import DTYPES
 from zoo.errors import IncompatibleModels, InvalidRecipe, did_you_mean
 from zoo.overlays import Part, parts_apart, parts_of
+from zoo.quantization import quantization_of
 from zoo.recipe import parameters_at
 from zoo.schedule import depths
 from zoo.schedule import layers as blocks_of
@@ -443,16 +444,11 @@ def _check_tensors(
                     f"`{other.label}`: one merges, the other does not"
                 )
     for model in models:
-        scales = [
-            name
-            for name, t in model.checkpoint.tensors.items()
-            if t.dtype.startswith("F8_")
-            and any(name + end in model.checkpoint.tensors for end in ("_scale", "_scale_inv"))
-        ]
-        if scales:
+        found_in = quantization_of(model.checkpoint.opened.config, model.checkpoint.tensors)
+        if found_in is not None:
             found.problems.append(
-                f"`{model.label}` stores {listed(scales)} as 8-bit floats with scales beside "
-                "them: dequantize it first"
+                f"`{model.label}` stores {listed(found_in.tensors)} as codes of {found_in.kind}, "
+                f"which arithmetic is not defined on. {found_in.remedy or 'Dequantize it first.'}"
             )
 
 

@@ -112,11 +112,10 @@ _ENDINGS = (
     (".weight._data", "quanto"),
     (".weight_scales", "eetq"),
     ("_weight_qdata", "torchao"),
-    (".codebooks", "aqlm"),
-    (".centroids", "vptq"),
-    (".dense_weights", "spqr"),
     ("_blocks", "mxfp4"),
 )
+_ENDINGS_WHERE_SAID = {"aqlm": ".codes", "vptq": ".centroids", "spqr": ".dense_weights"}
+"""Words that plain models use too, so the configuration has to say the same."""
 _PACKED = (".qweight", ".qzeros")
 _SCALED = ("fp8", "fbgemm_fp8", "compressed-tensors", "modelopt")
 """Methods that keep eight-bit floats with scales."""
@@ -137,6 +136,8 @@ def _kind_of(
             if kind == "mxfp4" and name.removesuffix("_blocks") + "_scales" not in tensors:
                 continue
             return kind
+    if said in _ENDINGS_WHERE_SAID and name.endswith(_ENDINGS_WHERE_SAID[said]):
+        return said
     if info.dtype in ("I8", "U8") and said is not None and name.endswith(".weight"):
         return "fp4" if said == "fp8" else said
     return None

@@ -97,15 +97,19 @@ def test_a_missing_base_is_asked_for(
         registry.merge(method="ties", experts=["a"], name="m")
 
 
-def test_scaled_eight_bit_floats_are_refused(
-    registry: Registry, register: Register, nothing_left: None
+def test_scaled_eight_bit_floats_merge_as_the_values_they_stand_for(
+    registry: Registry, register: Register
 ) -> None:
     eight = torch.ones(4).to(torch.float8_e4m3fn)
     register("a", {"w": eight, "w_scale": torch.ones(1)})
-    register("b", {"w": eight, "w_scale": torch.ones(1)})
+    register("b", {"w": eight, "w_scale": torch.full((1,), 3.0)})
 
-    with pytest.raises(IncompatibleModels, match=r"8-bit floats with scales.*dequantize it first"):
-        registry.merge(method="linear", experts=["a", "b"], name="m")
+    registry.merge(method="linear", experts=["a", "b"], name="m")
+
+    merged = zoo.load_state("m", registry=registry)
+    assert ["w"] == list(merged)
+    assert torch.bfloat16 == merged["w"].dtype
+    assert [2.0] * 4 == merged["w"].tolist()
 
 
 def test_plain_eight_bit_floats_merge() -> None:
