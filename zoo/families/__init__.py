@@ -1,0 +1,15 @@
+"""Architecture knowledge as data: the tensors that models of a family have, and what they are.
+
+    family = family_of(config, names)
+    family.known                # from the data; else worked out from config and names
+    family.embeddings, family.head, family.tied, family.stacks, family.components
+    family.compare(names)       # missing, unexpected, left out on purpose, named otherwise, fused
+
+Nothing here imports torch or transformers: `families.jsonl` holds what transformers' own classes
+say of themselves, written by `benchmarks/make_families.py`.
+"""
+
+from zoo.families.family import Differences, Family, Stack
+from zoo.families.find import family_of
+
+__all__ = ["Differences", "Family", "Stack", "family_of"]
