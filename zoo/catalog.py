@@ -74,7 +74,7 @@ class Catalog:
         """
 
         def fill(connection: Connection, made: Database) -> None:
-            at = _now()
+            at = now()
             place = _recorded(made, store)
             owner = Owner(str(uuid4()), made.name)
             Store(_home(made) / place).check_owner(owner)  # before anything is written
@@ -133,7 +133,7 @@ class Catalog:
                 store=str(recorded),
                 named=str(named),
             )
-        at, place = _now(), _recorded(self._database, named)
+        at, place = now(), _recorded(self._database, named)
         with self._database.write() as connection:
             before = connection.scalar(select(t.zoo.c.store))
             connection.execute(update(t.zoo).values(store=place))
@@ -160,7 +160,7 @@ class Catalog:
     def _add(
         self, drafts: Sequence[VersionDraft], runs: Sequence[RunDraft | None]
     ) -> list[Version]:
-        at = _now()
+        at = now()
         with self._database.write() as connection:
             ids, happenings = additions.add(connection, at, drafts, runs)
             audit.append(connection, at, happenings)
@@ -275,7 +275,7 @@ class Catalog:
             NotFound: there is no such version.
             RegistryError: a metric that is not finite.
         """
-        at = _now()
+        at = now()
         with self._database.write() as connection:
             before = self._one(connection, version_id)
             told: dict[str, Any] = {}
@@ -330,7 +330,7 @@ class Catalog:
         Raises:
             NotFound: there is no such version.
         """
-        at = _now()
+        at = now()
         v = t.versions.c
         with self._database.write() as connection:
             version = self._one(connection, version_id)
@@ -353,7 +353,7 @@ class Catalog:
             NotFound: the version does not exist or was removed.
         """
         check_alias(alias)
-        at = _now()
+        at = now()
         a = t.aliases.c
         with self._database.write() as connection:
             version = self._one(connection, version_id)
@@ -375,7 +375,7 @@ class Catalog:
         Raises:
             NotFound: the entry has no such alias.
         """
-        at = _now()
+        at = now()
         with self._database.write() as connection:
             resolve(connection, f"{parse(name).name}@{alias}")
             audit.append(connection, at, [self._unalias(connection, at, name, alias)])
@@ -502,7 +502,7 @@ class Catalog:
         """
         if not values:
             return
-        at = _now()
+        at = now()
         with self._database.write() as connection:
             audit.append(connection, at, [groups.record(connection, at, version_ids, values)])
 
@@ -534,7 +534,7 @@ class Catalog:
             InvalidName: the name cannot be part of a metric's split.
             RegistryError: it differs from what is there, and `replace` is False.
         """
-        at = _now()
+        at = now()
         with self._database.write() as connection:
             told = task_rows.declare(connection, at, name, declaration, digests, replace)
             audit.append(connection, at, told)
@@ -555,7 +555,7 @@ class Catalog:
         Raises:
             NotFound: none has this name.
         """
-        at = _now()
+        at = now()
         with self._database.write() as connection:
             audit.append(connection, at, [task_rows.withdraw(connection, name)])
 
@@ -569,7 +569,7 @@ class Catalog:
         Raises:
             InvalidName: the name has more than letters, digits, `.`, `_`, `-`.
         """
-        at = _now()
+        at = now()
         with self._database.write() as connection:
             number, told = phase_rows.add_rule(connection, at, name, thresholds)
             audit.append(connection, at, told)
@@ -610,7 +610,7 @@ class Catalog:
         rule: str | None,
     ) -> None:
         """`set_phase` of several groups, each (row ids, phase, metrics), all or none."""
-        at = _now()
+        at = now()
         with self._database.write() as connection:
             for ids, phase, metrics in groups:
                 told = phase_rows.set_phase(connection, at, ids, phase, rule, metrics)
@@ -716,6 +716,6 @@ def _recorded(database: Database, store: str | Path | None) -> str:
     return os.path.relpath(place, home) if place.is_relative_to(home) else str(place)
 
 
-def _now() -> str:
+def now() -> str:
     """UTC, ISO 8601, microseconds: as text, it sorts by time."""
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

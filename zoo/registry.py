@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from zoo.analytics import Table
     from zoo.artifacts import Compress
+    from zoo.bundle.pack import Packed
+    from zoo.bundle.take_in import Conflict, TakenIn
     from zoo.catalog import Catalog
     from zoo.compression import Compressed, Compression
     from zoo.diff import Diff
@@ -755,6 +757,46 @@ class Registry:
         from zoo.tasks.known import remove_task
 
         remove_task(self, name)
+
+    # Sharing
+
+    def export_zoo(
+        self,
+        target: str | Path,
+        *,
+        refs: Sequence[str] | None = None,
+        where: str | None = None,
+        progress: Progress | None = None,
+    ) -> Packed:
+        """Write this zoo, or some versions with their ancestors, to one file; see `zoo.bundle`."""
+        from zoo.bundle.pack import pack
+
+        return pack(self, Path(target), refs=refs, where=where, progress=progress)
+
+    def import_zoo(
+        self,
+        bundle: str | Path,
+        *,
+        conflict: Conflict | None = None,
+        dry_run: bool = False,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> TakenIn:
+        """Add what a bundle has and this zoo lacks, each byte checked; see `zoo.bundle.take_in`.
+
+        Args:
+            conflict: what to do with entries whose names others have here: `append`, `rename`.
+        """
+        from zoo.bundle.take_in import take_in
+
+        return take_in(
+            self,
+            Path(bundle),
+            conflict=conflict,
+            dry_run=dry_run,
+            threads=threads,
+            progress=progress,
+        )
 
     # Upkeep
 
