@@ -446,7 +446,7 @@ def test_a_tensor_too_large_for_the_budget_is_refused_with_a_remedy(
 ) -> None:
     register("big", {"w": torch.zeros(3000, 1000)})
 
-    with pytest.raises(IncompatibleModels, match=r"on one thread.*pass --memory 369MiB"):
+    with pytest.raises(IncompatibleModels, match=r"on one thread.*Pass --memory 369MiB"):
         registry.merge(method="transposer", experts=["big", "big"], memory="350MiB", name="m")
     assert registry.merge(method="transposer", experts=["big", "big"], memory="1GiB", name="m")
 
