@@ -31,6 +31,9 @@ class TensorInfo:
     """Relative path of the weights file that holds it; empty when in memory."""
     offset: int = 0
     """First byte in that file (absolute, header included)."""
+    written_as: str = ""
+    """The type a merge writes it in, where that is not `dtype`: values that are worked out have more
+    digits than the model they belong to keeps."""
 
     @property
     def elements(self) -> int:
