@@ -48,7 +48,7 @@ def tasks_of(
             kept = TensorInfo(name, info.dtype, info.shape)
             tasks.append(Task(kept, carried_from, experts=some))
             continue
-        out = TensorInfo(name, lock["dtype"] or info.dtype, info.shape)
+        out = TensorInfo(name, lock["dtype"] or info.written_as or info.dtype, info.shape)
         if name in excluded or not count:
             excludes = name in excluded
             tasks.append(
