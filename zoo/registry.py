@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zoo.bundle.pack import Packed
     from zoo.bundle.take_in import Conflict, TakenIn
     from zoo.catalog import Catalog
+    from zoo.compatibility import Report
     from zoo.compression import Compressed, Compression
     from zoo.diff import Diff
     from zoo.fsck import FsckReport
@@ -297,6 +298,21 @@ class Registry:
                 how="Write it into the stage that it is meant for.",
             )
         return stages
+
+    def check(
+        self,
+        models: Sequence[str] = (),
+        *,
+        base: str | None = None,
+        method: str | None = None,
+        recipe: str | Path | Mapping[str, Any] | None = None,
+        where: str | None = None,
+    ) -> Report:
+        """What keeps models from being merged, or makes it doubtful: seen from headers, all at
+        once. Nothing is downloaded or written; see `zoo.compatibility.checking.check`."""
+        from zoo.compatibility.checking import check
+
+        return check(self, models, base=base, method=method, recipe=recipe, where=where)
 
     def merge(
         self,

@@ -1,0 +1,186 @@
+"""Everything that keeps named models from being merged, found at once and from headers only.
+
+The models are opened without hashing them, and then go through the planning of the merge itself.
+Whatever that refuses is an error; what it lets pass and may still go wrong is a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.compatibility.problem import Problem, Report, in_order, of_error
+from zoo.compatibility.tensors import differences
+from zoo.dequantize import dequantized_model
+from zoo.digest import flat_key_of_file, json_digest
+from zoo.errors import IncompatibleModels, InvalidCheckpoint, InvalidRecipe, NotFound, ZooError
+from zoo.inputs import Input, is_carried
+from zoo.merging import Resources, prepared, request
+from zoo.opener import Opener
+from zoo.planned import Model
+from zoo.recipe import Recipe
+from zoo.records import FileRecord
+from zoo.register import architecture_of
+from zoo.source import format_of, outlined, resolve_source
+from zoo.tokenizer import FILES
+
+if TYPE_CHECKING:
+    from zoo.checkpoint import Checkpoint
+    from zoo.registry import Registry
+
+_READ_BESIDE = FILES | {"config.json", "generation_config.json"}
+"""Files that a check looks into; all are small."""
+
+
+def check(
+    registry: Registry,
+    models: Sequence[str] = (),
+    *,
+    base: str | None = None,
+    method: str | None = None,
+    recipe: str | Path | Mapping[str, Any] | None = None,
+    where: str | None = None,
+) -> Report:
+    """What stands against merging models; nothing is hashed, downloaded or written.
+
+    Args:
+        models: references, paths or sources such as `hf://org/model`; or `where`, a query; or
+            those of the recipe.
+        base: what they were fine-tuned from.
+        method: the merge method meant; without one, what any method would need is checked.
+        recipe: of one merge, as `merge` takes it.
+    Raises:
+        NotFound: a name leads nowhere.
+        InvalidRecipe: the recipe cannot be read, or contradicts the options.
+    """
+    asked = request(
+        registry,
+        recipe,
+        method=method
+        if recipe is not None or method
+        else ("task_arithmetic" if base else "linear"),
+        experts=list(models) or None,
+        where=where,
+        base=base,
+    )
+    if asked.select is not None:
+        asked = _selected(registry, asked)
+    with ExitStack() as stack:
+        opened = _Opened(registry, stack)
+        for name in _names(asked):
+            opened.add(name)
+        problems = list(opened.problems)
+        if problems:
+            problems += opened.compared(asked)
+        else:
+            problems += _planned(registry, asked, opened)
+        labels = [one.model.label for one in opened.inputs.values()]
+    return Report(
+        models=tuple(labels),
+        problems=in_order(problems),
+        base=opened.inputs[asked.base].model.label if asked.base in opened.inputs else None,
+        method=method or (asked.method if recipe is not None else None),
+    )
+
+
+@dataclass
+class _Opened:
+    """The models of a check by the names they were asked for, and what kept others out."""
+
+    registry: Registry
+    stack: ExitStack
+    inputs: dict[str, Input] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, name: str) -> None:
+        """Open one by its headers.
+
+        Raises:
+            NotFound: neither the registry nor the file system knows the name.
+        """
+        try:
+            self.inputs[name] = _opened(self.registry, name, self.stack)
+        except InvalidCheckpoint as error:
+            self.problems += of_error(error, "damaged", (name,))
+        except (IncompatibleModels, InvalidRecipe) as error:
+            self.problems += of_error(error, "unreadable", (name,))
+
+    def compared(self, asked: Recipe) -> list[Problem]:
+        """The differences of those that could be opened: not all can be planned."""
+        models = [one.model for one in self.inputs.values()]
+        return differences(models, len(models), set()) if len(models) > 1 else []
+
+
+def _opened(registry: Registry, named: str, stack: ExitStack) -> Input:
+    """A model by its headers: what the registry knows goes before files, as for a merge."""
+    opener = Opener(registry, stack, threads=1)
+    if not (registry.is_absent and Path(named).exists()):
+        try:
+            version = registry.get(named)
+        except ZooError:
+            if not Path(named).exists() and "://" not in named:
+                return opener.open(named)  # says best what is wrong with the name
+        else:
+            return opener.version(version)
+    found = resolve_source(registry, named)
+    checkpoint = (
+        stack.enter_context(format_of(registry, found).open(found))
+        if isinstance(found, Path)
+        else stack.enter_context(outlined(registry, found))
+    )
+    return _unhashed(registry, named, checkpoint)
+
+
+def _unhashed(registry: Registry, named: str, checkpoint: Checkpoint) -> Input:
+    """An input whose tensors are known by name alone: no byte of them was read."""
+    beside = {
+        FileRecord(path, flat_key_of_file(source), source.stat().st_size): source
+        for path, source in checkpoint.opened.auxiliary.items()
+        if path in _READ_BESIDE and is_carried(path) and source.is_file()
+    }
+    config = checkpoint.opened.config or {}
+    architecture = registry.plugins.architecture(architecture_of(config), config)
+    module = (lambda: architecture.load(Path(named))) if architecture else None
+    stands_for = json_digest(["unhashed", str(Path(named).absolute())])
+    return Input(dequantized_model(Model(named, stands_for, checkpoint, module)), None, beside)
+
+
+def _selected(registry: Registry, asked: Recipe) -> Recipe:
+    """The recipe with the versions that its query gives, by name."""
+    from zoo.artifacts import KIND
+    from zoo.recipe import Expert
+
+    assert asked.select is not None
+    chosen = registry.select(asked.select.where, asked.select.order_by, asked.select.limit)
+    base = registry.get(asked.base) if asked.base and not Path(asked.base).exists() else None
+    versions = [v for v in chosen if v.kind != KIND and v != base]
+    if not versions:
+        raise NotFound(
+            f"No version fits `{asked.select.where or 'everything'}`.",
+            "There is nothing to check.",
+            "Try the query with `zoo ls --where`.",
+            where=asked.select.where,
+        )
+    return replace(asked, experts=tuple(Expert(v.ref) for v in versions), select=None)
+
+
+def _names(asked: Recipe) -> Iterator[str]:
+    """All that a recipe names, each once, the base last."""
+    named = [e.model for e in asked.experts]
+    named += [path for e in asked.experts for path in e.artifacts.values()]
+    named += [name for name in (asked.donor, asked.base) if name is not None]
+    yield from dict.fromkeys(named)
+
+
+def _planned(registry: Registry, asked: Recipe, opened: _Opened) -> list[Problem]:
+    """What planning the merge refuses."""
+    try:
+        with prepared(registry, asked, Resources(), keep=False, stages=opened.inputs) as ready:
+            return [Problem("plan", "note", note) for note in ready.plan.notes]
+    except IncompatibleModels as error:
+        return of_error(error, "refused")
+    except InvalidRecipe as error:
+        return [*of_error(error, "recipe"), *opened.compared(asked)]
