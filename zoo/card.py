@@ -6,15 +6,17 @@ own, so that the same merge has the same card wherever it lies.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from zoo.card_front import CardParent, card_parent, front_matter, library_of
+from zoo.card_text import as_yaml, code, fenced, inline, plain
 from zoo.dtypes import DTYPES
 from zoo.inputs import RECIPE_FILE
 from zoo.mergekit_config import Unsayable, mergekit_config
 from zoo.parameters import per_expert
 from zoo.recipe import MAX_NORM_DRIFT
+from zoo.version_card import version_card as version_card
 
 if TYPE_CHECKING:
     from zoo.contract import Method
@@ -22,14 +24,6 @@ if TYPE_CHECKING:
     from zoo.merging import Prepared
 
 CARD, MERGEKIT = "README.md", "mergekit_config.yml"
-_LIBRARIES = {
-    "transformers_version": "transformers",
-    "_diffusers_version": "diffusers",
-    "pretrained_cfg": "timm",
-}
-"""A key that only a library's configurations have."""
-_TRANSFORMERS = re.compile(r"[A-Z]\w*(For[A-Z]\w*|Model)")
-"""How transformers calls its classes."""
 
 
 def cards(ready: Prepared, digest: str, licence: str | None) -> dict[str, bytes]:
@@ -42,13 +36,13 @@ def cards(ready: Prepared, digest: str, licence: str | None) -> dict[str, bytes]
     try:
         types = {t.info.dtype for t in ready.plan.merged}
         dtype = types.pop() if len(types) == 1 else None
-        theirs = _yaml(mergekit_config(ready.plan.method, _named(ready), dtype))
+        theirs = as_yaml(mergekit_config(ready.plan.method, _named(ready), dtype))
         found[MERGEKIT] = (_header(ready.inputs) + theirs).encode()
         said = f"`{MERGEKIT}` says the recipe in mergekit's terms."
     except Unsayable as reason:
         theirs, said = "", f"mergekit cannot make this model: {reason}."
     try:
-        recipe = _yaml(recipe_of(ready))
+        recipe = as_yaml(recipe_of(ready))
     except Unsayable:
         recipe = theirs
     found[CARD] = _card(ready, digest, licence, recipe, said).encode()
@@ -153,13 +147,20 @@ def _header(inputs: Inputs) -> str:
 def _card(ready: Prepared, digest: str, licence: str | None, recipe: str, mergekit: str) -> str:
     lock, inputs, method = ready.lock, ready.inputs, ready.plan.method
     labels = [i.model.label for i in parents(inputs)]
-    front = {
-        "base_model": labels,
-        "base_model_relation": "merge",
-        "library_name": _library(inputs.donor.model.checkpoint.opened.config),
-        "license": licence,
-        "tags": list(dict.fromkeys(["merge", "zoo", method.name])),
-    }
+    told = card_parents(inputs, lock["parameters"])
+    front = front_matter(
+        models=[one.model for one in told if one.label in labels],
+        relation="merge",
+        library=library_of(inputs.donor.model.checkpoint.opened.config),
+        license=licence,
+        tags=["merge", "zoo", method.name],
+        zoo={
+            "weights": digest,
+            "recipe": ready.digest,
+            "method": f"{method.name} {method.version}",
+            "parents": [one.block for one in told],
+        },
+    )
     replayed = (
         "the same bytes on every machine"
         if method.replay == "exact"
@@ -168,17 +169,17 @@ def _card(ready: Prepared, digest: str, licence: str | None, recipe: str, mergek
     experts = [e.model.label for e in inputs.experts]
     return "\n".join(
         [
-            f"---\n{_yaml({k: v for k, v in front.items() if v is not None})}---",
+            f"---\n{as_yaml(front)}---",
             "",
-            f"# {_code(method.name)} of {_listed(experts)}",
+            f"# {code(method.name)} of {_listed(experts)}",
             "",
             f"{len(experts)} model{'s' if len(experts) > 1 else ''} merged"
-            + (f" on the base {_code(inputs.base.model.label)}" if inputs.base else "")
+            + (f" on the base {code(inputs.base.model.label)}" if inputs.base else "")
             + ", with zoo.",
             "",
             "## Method",
             "",
-            f"{_code(method.name)}, version {method.version}: {method.summary}",
+            f"{code(method.name)}, version {method.version}: {method.summary}",
             *_table(_parameters(method, lock["parameters"])),
             "",
             "## Recipe",
@@ -190,7 +191,7 @@ def _card(ready: Prepared, digest: str, licence: str | None, recipe: str, mergek
             "",
             "| role | model | licence | weights digest |",
             "|---|---|---|---|",
-            *_lineage(inputs),
+            *lineage_rows(told),
             "",
             "## Verify",
             "",
@@ -210,88 +211,44 @@ def _recipe(recipe: str, replayed: str) -> list[str]:
     if not recipe:
         return [f"In `{RECIPE_FILE}`: it has no shorter form."]
     return [
-        _fenced(recipe, "yaml"),
+        fenced(recipe, "yaml"),
         "",
         f"Saved as `recipe.yaml`, `zoo merge recipe.yaml --out DIRECTORY` makes {replayed}.",
     ]
-
-
-def _library(config: Mapping[str, Any] | None) -> str | None:
-    config = config or {}
-    classes = config.get("architectures")
-    if isinstance(classes, list) and any(
-        isinstance(name, str) and _TRANSFORMERS.fullmatch(name) for name in classes
-    ):
-        return "transformers"
-    return next((name for key, name in _LIBRARIES.items() if key in config), None)
 
 
 def _table(found: Mapping[str, Any]) -> list[str]:
     if not found:
         return []
     values = found["parameters"].items()
-    rows = [f"| {_code(name)} | {_code(_inline(value))} |" for name, value in values]
+    rows = [f"| {code(name)} | {code(inline(value))} |" for name, value in values]
     return ["", "| parameter | value |", "|---|---|", *rows]
 
 
-def _lineage(inputs: Inputs) -> list[str]:
-    rows, roles = [], [("base", inputs.base)] if inputs.base else []
-    for expert in inputs.experts:
-        roles += [("expert", expert), *expert.artifacts.items()]
-    if inputs.donor.model.digest not in [one.model.digest for _, one in roles]:
-        roles.append(("donor", inputs.donor))
-    for role, one in roles:
-        licence = (one.version.license if one.version else None) or "not known"
-        rows.append(
-            f"| {role} | {_code(one.model.label)} | {_plain(licence)} | `{one.model.digest}` |"
-        )
-    return rows
+def card_parents(inputs: Inputs, parameters: Mapping[str, Any]) -> list[CardParent]:
+    """All parents with their roles: the base, the experts and what lies beside them, the donor."""
+    weights = parameters.get("weight")
+    found = [card_parent(inputs.base, "base")] if inputs.base else []
+    for i, expert in enumerate(inputs.experts):
+        weight = weights[i] if isinstance(weights, list) and i < len(weights) else None
+        given = float(weight) if isinstance(weight, (int, float)) else None
+        found.append(card_parent(expert, "expert", given))
+        found += [card_parent(one, role) for role, one in expert.artifacts.items()]
+    if inputs.donor.model.digest not in [one.digest for one in found]:
+        found.append(card_parent(inputs.donor, "donor"))
+    return found
+
+
+def lineage_rows(told: Iterable[CardParent]) -> list[str]:
+    """Rows of a table: role, model, licence, weights digest."""
+    return [
+        f"| {one.role} | {code(one.label)} | {plain(one.license or 'not known')} | `{one.digest}` |"
+        for one in told
+    ]
 
 
 def _listed(names: list[str]) -> str:
-    shown = [_code(n) for n in names[:3]]
+    shown = [code(n) for n in names[:3]]
     if len(names) > len(shown):
         shown.append(f"{len(names) - len(shown)} more")
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
-
-
-def _code(text: str) -> str:
-    """Text as code on one line, in a table too, whatever is in it."""
-    text = " ".join(text.split()).replace("|", "\\|")
-    ticks = "`" * (_longest_ticks(text) + 1)
-    pad = " " if text.startswith("`") or text.endswith("`") else ""
-    return f"{ticks}{pad}{text}{pad}{ticks}"
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
-
-
-def _fenced(text: str, language: str) -> str:
-    fence = "`" * max(3, _longest_ticks(text) + 1)
-    return f"{fence}{language}\n{text}{fence}"
-
-
-def _longest_ticks(text: str) -> int:
-    return max(
-        (len(run) for run in "".join(c if c == "`" else " " for c in text).split()), default=0
-    )
-
-
-def _inline(value: Any) -> str:
-    import json
-
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _yaml(content: Any) -> str:
-    import yaml
-
-    class Dumper(yaml.SafeDumper):
-        def ignore_aliases(self, data: Any) -> bool:
-            return True  # a value that occurs twice is written twice
-
-    text: str = yaml.dump(
-        content, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None
-    )
-    return text

@@ -1,52 +1,47 @@
 """What a checkpoint's own files say of it: its licence, and the models it was made from.
 
-Nothing here is proved. It is kept as said, with the file that says it.
+Nothing here is proved. It is kept as said, with the file that says it. Each convention has a
+reader in `zoo.declarations`; the first that names parents is believed for them, and all are kept
+as facts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from zoo.checkpoint import Opened
+from zoo.declarations import hub_card, kohya, mergekit, modelspec, peft, webui, zoo_lineage
+from zoo.declarations.files import Files
+from zoo.declarations.records import Declared as Declared
+from zoo.declarations.records import DeclaredParent as DeclaredParent
 
-
-@dataclass(frozen=True, slots=True)
-class DeclaredParent:
-    """A model that a checkpoint says it came from."""
-
-    model: str
-    """As it is named there: a hub id, a path, a file's name."""
-    role: str
-    """`base`, `expert`, or `parent` where it is not said which."""
-    evidence: str
-    """The file and key that say so: `README.md base_model`."""
-    digest: str | None = None
-    """`sha256:` of the parent's file, where it is given."""
-    weight: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Declared:
-    """All that a checkpoint says of itself."""
-
-    license: str | None = None
-    parents: tuple[DeclaredParent, ...] = ()
-    facts: Mapping[str, Any] | None = None
-    """What else is worth keeping, such as the recipe of a merge, as plain data."""
-
-    @property
-    def notes(self) -> dict[str, Any]:
-        """For the version's notes; empty where nothing is declared."""
-        found: dict[str, Any] = {}
-        if self.parents:
-            found["parents"] = [asdict(p) for p in self.parents]
-        if self.facts:
-            found["facts"] = dict(self.facts)
-        return {"declared": found} if found else {}
+READERS: Mapping[str, Callable[[Files], Declared]] = {
+    "zoo": zoo_lineage.read,
+    "mergekit": mergekit.read,
+    "peft": peft.read,
+    "card": hub_card.read,
+    "webui": webui.read,
+    "modelspec": modelspec.read,
+    "kohya": kohya.read,
+}
+"""By what their facts are called; the most exact about parents first."""
+MOST_PARENTS = 64
+LARGEST_FACTS = 64_000
+"""Characters of JSON kept of one convention; what is longer is left out."""
 
 
 def read_declared(opened: Opened) -> Declared:
     """What the files of a checkpoint declare. Never raises for what a stranger wrote there."""
-    return Declared()
+    files = Files(opened)
+    license: str | None = None
+    parents: tuple[DeclaredParent, ...] = ()
+    facts: dict[str, Any] = {}
+    for convention, read in READERS.items():
+        found = read(files)
+        license = license or found.license
+        parents = parents or found.parents[:MOST_PARENTS]
+        if found.facts and len(json.dumps(found.facts)) <= LARGEST_FACTS:
+            facts[convention] = dict(found.facts)
+    return Declared(license, parents, facts or None)
