@@ -101,12 +101,6 @@ class _Packer:
         files = self._grouped(t.files, ("path", "object", "bytes"), "path")
         tags = self._grouped(t.tags, ("key", "value"), "key")
         metrics = self._grouped(t.metrics, METRIC_COLUMNS, "name", "split")
-        e = t.edges.c
-        edges: dict[int, list[Line]] = defaultdict(list)
-        query = select(t.edges).where(among(self._connection, e.child_id, self._ids))
-        for row in self._connection.execute(query.order_by(e.role, e.position)).mappings():
-            shown = {k: row[k] for k in ("role", "position", "weight")}
-            edges[row["child_id"]].append({**shown, "parent": self._refs[row["parent_id"]]})
         v = t.versions.c
         query = (
             select(t.versions, t.entries.c.name, t.manifests.c.digest)
@@ -129,7 +123,6 @@ class _Packer:
                 "files": [list(f.values()) for f in files[id_]],
                 "tags": {x["key"]: x["value"] for x in tags[id_]},
                 "metrics": metrics[id_],
-                "edges": edges[id_],
             }
 
     def aliases(self) -> Iterator[Line]:
