@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from zoo.errors import StoreError
 
-LinkMode = Literal["clone", "copy", "hardlink", "symlink"]
+LinkMode = Literal["clone", "copy", "hardlink", "symlink", "share"]
 LINK_MODES: tuple[str, ...] = get_args(LinkMode)
 
 _FICLONE = 0x40049409
@@ -24,6 +24,7 @@ def link(source: Path, target: Path, mode: LinkMode) -> bool:
         copy       always False
         hardlink   the same file under a second name: editing the source edits the store
         symlink    a pointer: editing, moving or deleting the source damages the store
+        share      hardlink where that can be, else clone: for caches, whose files nobody edits
 
     Raises:
         StoreError: a hardlink across file systems.
@@ -32,12 +33,14 @@ def link(source: Path, target: Path, mode: LinkMode) -> bool:
     if mode == "symlink":
         target.symlink_to(source)
         return True
-    if mode == "hardlink":
+    if mode in ("hardlink", "share"):
         try:
             os.link(source, target)
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
                 raise
+            if mode == "share":
+                return _clone(source, target)
             raise StoreError(
                 f"`{source}` cannot be hard-linked into the store:",
                 f"{error.strerror}.",

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from zoo.checkpoint import Checkpoint, Format
+from zoo.checkpoint import Checkpoint, Format, MemoryCheckpoint, Opened
 from zoo.errors import InvalidCheckpoint, NotFound, UnsupportedFormat
 from zoo.links import LinkMode
 from zoo.progress import NoProgress, Progress
@@ -33,7 +33,12 @@ class RemoteSource(ABC):
     notes: Mapping[str, Any]
     """Kept with the version: the revision that was asked for, the commit it stood for."""
     link_mode: LinkMode = "clone"
-    """How fetched files best get into the store: `hardlink` where nobody ever edits them."""
+    """How fetched files best get into the store: `share` where nobody ever edits them."""
+
+    @property
+    def has_headers(self) -> bool:
+        """Whether the weights can be looked at before they are fetched; pickles cannot."""
+        return True
 
     @abstractmethod
     def outline(self, folder: Path) -> Path:
@@ -41,11 +46,15 @@ class RemoteSource(ABC):
 
         Small files (configuration, tokenizer, index) are there as they are. Weights files have
         their header, their size, and no content: any format opens them, nobody can read a tensor.
-        Bytes moved are bounded, whatever the other side says.
+        Those without a header are not there. Bytes moved are bounded, whatever the other side says.
 
         Raises:
             NotFound, InvalidCheckpoint, StoreError: says what is wrong there, or with the network.
         """
+
+    def identity(self, file: str) -> str:
+        """What the other side says identifies a file's bytes, such as a hash; empty if nothing."""
+        return ""
 
     @abstractmethod
     def fetch(self, progress: Progress) -> Path:
@@ -96,9 +105,15 @@ def local_path(registry: Registry, source: str | Path, progress: Progress | None
 
 @contextmanager
 def outlined(registry: Registry, remote: RemoteSource) -> Iterator[Checkpoint]:
-    """The headers of a remote model, as a checkpoint whose tensors cannot be read."""
+    """The headers of a remote model, as a checkpoint whose tensors cannot be read.
+
+    It has none where they can only be seen once the model is here; see `RemoteSource.has_headers`.
+    """
     with TemporaryDirectory(prefix="zoo-outline-") as folder:
         path = remote.outline(Path(folder))
+        if not remote.has_headers:
+            yield HeadersOnly(MemoryCheckpoint({}, Opened(remote.origin)), remote.origin)
+            return
         with format_of(registry, path).open(path) as checkpoint:
             yield HeadersOnly(checkpoint, remote.origin)
 

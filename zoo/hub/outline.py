@@ -1,0 +1,145 @@
+"""The outline of a model on a hub: small files whole, weights files by their headers.
+
+A weights file becomes a sparse file of its true size, whose content is its header and nothing. What
+is read over the network is bounded, whatever sizes and headers the other side claims.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import NoReturn
+
+from zoo.errors import InvalidCheckpoint, StoreError
+from zoo.hub.chosen import Chosen
+from zoo.hub.listing import HubFile, Revision
+from zoo.hub.transport import Transport
+from zoo.safetensors_header import LONGEST_HEADER, MOST_TENSORS
+
+SMALL = 100_000_000
+"""Bytes of one file that are read whole; what parses such files refuses larger ones."""
+SMALL_IN_ALL = 300_000_000
+"""Bytes of all files that are read whole: a large tokenizer has 40 MB."""
+HEADERS_IN_ALL = LONGEST_HEADER
+"""Bytes of all headers. Those of a model of 700 B parameters in 163 files have 12 MB."""
+TEXTS = {
+    *(".json", ".txt", ".md", ".model", ".jinja", ".yaml", ".yml", ".py", ".toml", ".merges"),
+    *(".spm", ".tiktoken", ".vocab", ""),
+}
+"""What is read before a merge, by its ending. Other files beside the weights are left empty."""
+FIRST = 1 << 17
+"""Bytes asked for before it is known how long a header is."""
+GGUF_FIRST = 48_000_000
+"""Bytes of the beginning of a GGUF file: its vocabulary is in there, and no length says so."""
+
+
+def write_outline(
+    transport: Transport, revision: Revision, chosen: Chosen, folder: Path
+) -> dict[str, bytes]:
+    """Write the outline of the chosen files into an empty folder.
+
+    Returns:
+        the small files' contents, by path.
+    Raises:
+        InvalidCheckpoint: claims that no model makes.
+        NotFound, StoreError
+    """
+    small = {p: f for p, f in chosen.beside.items() if _is_text(p) and f.size <= SMALL}
+    total = sum(f.size for f in small.values())
+    if total > SMALL_IN_ALL:
+        _refuse(revision, f"files beside the weights have {total:,} bytes together")
+    contents = {p: read_whole(transport, revision, f) for p, f in sorted(small.items())}
+    for path, file in chosen.beside.items():
+        _sparse(folder / path, contents.get(path, b""), file.size)
+    bytes_, tensors = 0, 0
+    for path, file in sorted(chosen.weights.items()):
+        if chosen.pickled:
+            continue
+        header = _header(transport, revision, file, HEADERS_IN_ALL - bytes_)
+        bytes_ += len(header)
+        tensors += header.count(b"{") if path.endswith(".safetensors") else 0
+        if tensors > MOST_TENSORS + 2 * len(chosen.weights):
+            _refuse(revision, f"its headers describe over {MOST_TENSORS:,} tensors")
+        _sparse(folder / path, header, file.size)
+    return contents
+
+
+def read_whole(transport: Transport, revision: Revision, file: HubFile) -> bytes:
+    """The content of a small file, checked against its hash.
+
+    Raises:
+        InvalidCheckpoint: it is not what was listed, or larger than any small file.
+    """
+    from zoo.hub.blobs import matches
+
+    if file.size > SMALL:
+        _refuse(revision, f"`{file.path}` has {file.size:,} bytes")
+    data = transport.part(revision.url(file.path), 0, file.size + 1)
+    if not matches(data, file):
+        _refuse(revision, f"`{file.path}` is not the file that is listed")
+    return data
+
+
+def read_index(transport: Transport, revision: Revision, file: HubFile) -> set[str]:
+    """The files that an index names."""
+    try:
+        found = json.loads(read_whole(transport, revision, file))
+    except (ValueError, RecursionError):
+        found = None
+    named = found.get("weight_map") if isinstance(found, Mapping) else None
+    if not isinstance(named, Mapping) or not all(isinstance(n, str) for n in named.values()):
+        _refuse(revision, f"`{file.path}` is no index")
+    return set(named.values())
+
+
+def _header(transport: Transport, revision: Revision, file: HubFile, most: int) -> bytes:
+    url = revision.url(file.path)
+    if file.path.endswith(".gguf"):
+        return transport.part(url, 0, min(file.size, GGUF_FIRST))
+    data = transport.part(url, 0, min(file.size, FIRST))
+    if len(data) < min(file.size, 8):
+        _refuse(revision, f"`{file.path}` is shorter than it is listed")
+    length = 8 + int.from_bytes(data[:8], "little") if len(data) >= 8 else len(data)
+    if length > file.size:
+        _refuse(
+            revision,
+            f"the header of `{file.path}` claims {length:,} bytes, and the file has {file.size:,}",
+        )
+    if length > most:
+        _refuse(revision, f"its headers claim over {HEADERS_IN_ALL:,} bytes (`{file.path}`)")
+    if length > len(data):
+        data += transport.part(url, len(data), length)
+    if len(data) < length:
+        _refuse(revision, f"`{file.path}` is shorter than it is listed")
+    return data[:length]
+
+
+def _sparse(path: Path, content: bytes, size: int) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            file.write(content)
+            os.ftruncate(file.fileno(), size)
+    except OSError as error:
+        raise StoreError(
+            f"No outline of `{PurePosixPath(path.name)}` can be made:",
+            f"{error.strerror}, for {size:,} bytes that the hub says it has.",
+            "Set TMPDIR to a file system that keeps sparse files.",
+            size=size,
+        ) from error
+
+
+def _is_text(path: str) -> bool:
+    return PurePosixPath(path).suffix.lower() in TEXTS
+
+
+def _refuse(revision: Revision, problem: str) -> NoReturn:
+    raise InvalidCheckpoint(
+        f"`{revision.pinned}` is no model that can be used:",
+        f"{problem}.",
+        "Nothing was downloaded.",
+        source=revision.pinned,
+        problem=problem,
+    )
