@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -21,6 +22,9 @@ WEIGHT_SUFFIXES = frozenset(
         *(".gguf", ".ggml", ".ot", ".mlmodel"),
     }
 )
+
+_INDEX = re.compile(r"\.index(\.[\w-]+)?\.json$")
+"""`model.safetensors.index.json`; with a variant, `model.safetensors.index.fp16.json`."""
 
 
 def auxiliary_files(
@@ -50,7 +54,7 @@ def auxiliary_files(
             relative = path.relative_to(directory).as_posix()
             if name.startswith(".") or relative in weights or not path.is_file():
                 continue
-            stem = name.removesuffix(".index.json")
+            stem = _INDEX.sub("", name)
             foreign = Path(stem).suffix.lower() in WEIGHT_SUFFIXES and relative not in keep
             if foreign or path.stat().st_size > LARGEST:
                 skipped.append(relative)

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.checkpoint import Checkpoint, TensorInfo
+from zoo.components import WeightFiles, stems_of, weight_files
 from zoo.digest import flat_key, tree_key, weights_digest
 from zoo.errors import StoreError
 from zoo.hashing import HashPool, write_at
 from zoo.links import LinkMode, link
 from zoo.progress import Progress
 from zoo.records import FileRecord, TensorRecord
-from zoo.safetensors_checkpoint import INDEX, open_files
-from zoo.safetensors_header import index, layout, shards
+from zoo.safetensors_checkpoint import open_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +76,16 @@ def ingest(
         StoreError: no room.
     """
     folder = staging / "files"
+    auxiliary = dict(checkpoint.opened.auxiliary)
+    written = WeightFiles({}, {})
     with ExitStack() as stack:
         if checkpoint.opened.weight_files:
             plan = _keep(checkpoint, folder, link_mode, stack)
         else:
-            plan = _rewrite(checkpoint, folder, stem)
-        auxiliary = dict(checkpoint.opened.auxiliary)
+            written = weight_files(
+                list(checkpoint.tensors.values()), stems=stems_of(auxiliary), stem=stem
+            )
+            plan = _rewrite(checkpoint, folder, written)
         beside = sum(path.stat().st_size for path in auxiliary.values())
         _check_room(folder, beside + sum(w.size for w in plan if w.copied))
         progress.start(beside + sum(w.size for w in plan), "hash")
@@ -89,8 +93,9 @@ def ingest(
         progress.advance(sum(len(w.header) for w in plan))
         pool = stack.enter_context(HashPool(threads, progress))
         ingested = _weights(plan, pool, stack)
-        if not checkpoint.opened.weight_files and len(plan) > 1:
-            ingested.files.update(_index(plan, folder, stem))
+        for name, data in written.indexes.items():
+            (folder / name).write_bytes(data)
+            ingested.files[FileRecord(name, flat_key(data), len(data))] = folder / name
         copies = {
             path: (folder / path, pool.file(source, _parent(folder / path)))
             for path, source in auxiliary.items()
@@ -111,7 +116,7 @@ def _keep(
         copied[file] = not link(path, target, link_mode)
         sources[file] = path if copied[file] else target
     # Opened again, from what was linked: what is hashed is what is kept.
-    source = open_files(sources, checkpoint.opened.origin)
+    source = open_files(sources, checkpoint.opened.origin, checkpoint.opened.auxiliary)
     stack.callback(source.close)
     return [
         _Weights(file, folder / file, h.raw, h.tensors, h.size, source, copied[file])
@@ -119,13 +124,11 @@ def _keep(
     ]
 
 
-def _rewrite(checkpoint: Checkpoint, folder: Path, stem: str) -> list[_Weights]:
-    plan = []
-    for file, tensors in shards(list(checkpoint.tensors.values()), stem=stem).items():
-        laid = layout(tensors)
-        staged = _parent(folder / file)
-        plan.append(_Weights(file, staged, laid.header, laid.tensors, laid.size, checkpoint, True))
-    return plan
+def _rewrite(checkpoint: Checkpoint, folder: Path, written: WeightFiles) -> list[_Weights]:
+    return [
+        _Weights(file, _parent(folder / file), w.header, w.tensors, w.size, checkpoint, True)
+        for file, w in written.layouts.items()
+    ]
 
 
 def _weights(plan: list[_Weights], pool: HashPool, stack: ExitStack) -> Ingested:
@@ -145,14 +148,6 @@ def _weights(plan: list[_Weights], pool: HashPool, stack: ExitStack) -> Ingested
         for w in plan
     }
     return Ingested(tuple(sorted(tensors, key=lambda t: t.name)), files)
-
-
-def _index(plan: list[_Weights], folder: Path, stem: str) -> dict[FileRecord, Path]:
-    data = index({w.record_path: w.tensors for w in plan})
-    name = INDEX.replace("model", stem, 1)
-    staged = folder / name
-    staged.write_bytes(data)
-    return {FileRecord(name, flat_key(data), len(data)): staged}
 
 
 def _create(weights: _Weights, stack: ExitStack) -> int:

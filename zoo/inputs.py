@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from zoo.components import is_index
 from zoo.overlays import FOLDER, task_names
 from zoo.plan import Model
 from zoo.records import FileRecord, RunInput, Version
-from zoo.safetensors_checkpoint import INDEX
 
 RECIPE_FILE = "zoo_recipe.json"
 """The resolved recipe, in every merged version's directory: an exported model says what made it."""
@@ -28,6 +28,8 @@ class Input:
     code. Not the card, which describes another model."""
     artifacts: Mapping[str, Input] = field(default_factory=dict)
     """What the method needs beside an expert, by name."""
+    applied: Applied | None = None
+    """For an adapter: what it was applied to."""
 
     @property
     def config(self) -> str | None:
@@ -39,6 +41,19 @@ class Input:
         kept = {**self.artifacts, **found}
         models = {role: one.model for role, one in kept.items()}
         return replace(self, model=replace(self.model, artifacts=models), artifacts=kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """How an adapter became a model that a merge can take; see `zoo.adapters.inputs`."""
+
+    base: Input
+    """The model it was applied to."""
+    factors: str
+    """Weights digest of the adapter itself. The model's digest is of factors, configuration and
+    base together: with another of either, other weights come out."""
+    config: str | None
+    """Object key of `adapter_config.json`."""
 
 
 Made = str | Path | Input
@@ -77,6 +92,7 @@ class Inputs:
         found = []
         if self.base and self.base.version:
             found.append(RunInput(self.base.version.id, self.base.model.digest, "base", 0, None))
+        known = {i.version for i in found}
         for i, expert in enumerate(self.experts):
             if expert.version is None:
                 continue
@@ -90,6 +106,11 @@ class Inputs:
                     float(weight) if isinstance(weight, (int, float)) else None,
                 )
             )
+            applied = expert.applied
+            if applied and applied.base.version and applied.base.version.id not in known:
+                known.add(applied.base.version.id)
+                digest = applied.base.model.digest
+                found.append(RunInput(applied.base.version.id, digest, "adapted", i, None))
             for role, artifact in expert.artifacts.items():
                 if artifact.version is not None:
                     digest = artifact.model.digest
@@ -103,6 +124,6 @@ class Inputs:
 
 def is_carried(path: str) -> bool:
     """Whether a file beside the weights describes the architecture, not how the weights came."""
-    if path in (RECIPE_FILE, "mergekit_config.yml", INDEX):
+    if path in (RECIPE_FILE, "mergekit_config.yml") or is_index(path):
         return False
     return not path.endswith(".safetensors") and not path.startswith(("README", FOLDER))

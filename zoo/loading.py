@@ -13,14 +13,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from zoo.checkpoint import Checkpoint, state_of
+from zoo.components import stems_of, weight_files
 from zoo.errors import NotFound, VerificationFailed, ZooError, did_you_mean
 from zoo.hashing import HashPool, write_at
 from zoo.inputs import is_carried
 from zoo.opener import Opener, open_version
 from zoo.overlays import config_path, is_overlay, overlay_path, task_of
 from zoo.register import architecture_of
-from zoo.safetensors_checkpoint import INDEX, SafetensorsCheckpoint, open_files, read_config
-from zoo.safetensors_header import index, layout, shards
+from zoo.safetensors_checkpoint import SafetensorsCheckpoint, open_files, read_config
 from zoo.source import format_of, local_path
 from zoo.subject import unknown_architecture
 from zoo.task_model import TaskModel, needs_base
@@ -242,10 +242,10 @@ def write_model(found: Loadable, directory: Path) -> None:
     What describes the merge stays behind: its recipe, its card, its overlays.
     """
     model = found.model
-    groups = shards(list(model.tensors.values()))
+    files = weight_files(list(model.tensors.values()), stems=stems_of(found.beside))
     with HashPool() as pool:
-        for file, tensors in groups.items():
-            laid = layout(tensors)
+        for file, laid in files.layouts.items():
+            (directory / file).parent.mkdir(parents=True, exist_ok=True)
             fd = os.open(
                 directory / file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666
             )
@@ -256,8 +256,8 @@ def write_model(found: Loadable, directory: Path) -> None:
                     work.result()
             finally:
                 os.close(fd)
-    if len(groups) > 1:
-        (directory / INDEX).write_bytes(index(groups))
+    for name, data in files.indexes.items():
+        (directory / name).write_bytes(data)
     for path, source in found.beside.items():
         if is_carried(path):
             (directory / path).parent.mkdir(parents=True, exist_ok=True)

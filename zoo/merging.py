@@ -16,6 +16,7 @@ from uuid import uuid4
 from zoo.becoming import becoming, check_target
 from zoo.beside import files_beside
 from zoo.card import licence_of
+from zoo.components import stems_of
 from zoo.digest import flat_key, json_digest, weights_digest
 from zoo.environment import check_device, environment
 from zoo.errors import InvalidRecipe, NotFound
@@ -311,7 +312,8 @@ def _make(
     overlays = overlay_layouts(ready.plan)
     # Other code may make other bytes of the same recipe: what it left is not taken up.
     key = ready.digest + ready.plan.method.code_hash
-    writer = ShardWriter(staging, tensors, key, store, ready.lock["shard_bytes"], overlays)
+    stems = stems_of({r.path: p for r, p in ready.inputs.donor.beside.items()})
+    writer = ShardWriter(staging, tensors, key, store, ready.lock["shard_bytes"], overlays, stems)
     try:
         writer.open(resources.threads, progress)
         left = [

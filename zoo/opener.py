@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.adapters.adapter import is_adapter
 from zoo.artifacts import artifact_of
 from zoo.dequantize import dequantized_model
 from zoo.digest import weights_digest
@@ -50,7 +51,7 @@ def open_version(registry: Registry, version: Version, stack: ExitStack) -> Safe
             ref=version.ref,
         )
     weights = {f.path: registry.store.path(f.object) for f in files if _is_weights(f)}
-    checkpoint = stack.enter_context(open_files(weights, version.ref))
+    checkpoint = stack.enter_context(open_files(weights, version.ref, {f.path for f in files}))
     config = next((f for f in files if f.path == "config.json"), None)
     if config is not None:
         found = read_config(registry.store.path(config.object))
@@ -76,6 +77,10 @@ class Opener:
         self.threads = threads
         self._stages = stages or {}
         self._look_up = look_up
+        self._opened: dict[int, Input] = {}
+        """Versions that adapters are applied to, by row id: many adapters have one base."""
+        self.foundation: Input | None = None
+        """What adapters given by path are applied to, if they name nothing: the merge's base."""
 
     def open(self, named: str) -> Input:
         """A stage, a reference, or a path: what the registry knows goes before files."""
@@ -97,6 +102,36 @@ class Opener:
         return self._loose(named, self._look_up)
 
     def version(self, version: Version) -> Input:
+        """A stored version; an adapter with its base, as the model they make together.
+
+        Raises:
+            NotFound: its bytes, or those of an adapter's base, are gone.
+            IncompatibleModels: an adapter and another base than it was registered with.
+        """
+        own = self._stored(version)
+        if not is_adapter(version.notes):
+            return own
+        from zoo.adapters.inputs import adapted
+
+        checkpoint = own.model.checkpoint
+        checkpoint.opened = replace(checkpoint.opened, notes=version.notes)
+        return adapted(own, self._base_of(version))
+
+    def _base_of(self, version: Version) -> Input:
+        """The version that an adapter belongs to."""
+        if version.base is None:
+            raise NotFound(
+                f"`{version.ref}` is an adapter without a base.",
+                how="Register it again, with `--base REF`.",
+                ref=version.ref,
+            )
+        base = self._registry.catalog.get(version.base, removed=True)
+        if base.id not in self._opened:
+            self._opened[base.id] = self.version(base)
+        return self._opened[base.id]
+
+    def _stored(self, version: Version) -> Input:
+        """A version's own tensors and files."""
         checkpoint = open_version(self._registry, version, self._stack)
         beside = {
             f: self._registry.store.path(f.object)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,9 @@ from zoo.safetensors_header import Header, parse_strict_json, read_header_from
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+MARKS = ("model_index.json", "modular_model_index.json", "modules.json")
+"""Files that say that a directory's weights are those of components, in folders of their own:
+diffusers', and sentence-transformers'."""
 LARGEST_JSON = 100_000_000
 """Bytes of an index or a config that we are willing to parse."""
 
@@ -30,15 +33,18 @@ class SafetensorsCheckpoint(Checkpoint):
     kills the process instead of raising.
     """
 
-    def __init__(self, opened: Opened) -> None:
+    def __init__(self, opened: Opened, prefixes: Mapping[str, str] | None = None) -> None:
         """Open `opened.weight_files` and check their headers.
 
+        Args:
+            prefixes: what comes before the names that a file's tensors have in it, by file.
         Raises:
             InvalidCheckpoint: a file is damaged, or a tensor is in two files.
         """
         self.opened = opened
         self.headers: dict[str, Header] = {}
-        """By file, as it is called in `opened.weight_files`."""
+        """By file, as it is called in `opened.weight_files`; tensors go by the checkpoint's names.
+        """
         self._files: dict[str, int] = {}
         tensors: dict[str, TensorInfo] = {}
         with ExitStack() as undo:
@@ -46,6 +52,9 @@ class SafetensorsCheckpoint(Checkpoint):
             for file, path in sorted(opened.weight_files.items()):
                 self._files[file] = _open(path)
                 header = read_header_from(self._files[file], path)
+                if prefix := (prefixes or {}).get(file):
+                    named = (replace(t, name=prefix + t.name) for t in header.tensors)
+                    header = replace(header, tensors=tuple(named))
                 self.headers[file] = header
                 for info in header.tensors:
                     if info.name in tensors:
@@ -133,7 +142,7 @@ def open_path(path: Path) -> SafetensorsCheckpoint:
     checkpoint = SafetensorsCheckpoint(opened)
     if weight_map is not None:
         try:
-            _check_index(indexes[0], weight_map, checkpoint)
+            check_index(indexes[0], weight_map, checkpoint.tensors)
         except InvalidCheckpoint:
             checkpoint.close()
             raise
@@ -141,15 +150,24 @@ def open_path(path: Path) -> SafetensorsCheckpoint:
 
 
 def open_files(
-    files: Mapping[str, Path], origin: str, config: Mapping[str, Any] | None = None
+    files: Mapping[str, Path], origin: str, beside: Collection[str] = ()
 ) -> SafetensorsCheckpoint:
     """Weights whose places are known, such as a stored version's objects.
 
     Args:
         files: relative path in the version's directory -> where the bytes are.
         origin: what to call the whole in messages.
+        beside: paths of the version's other files.
     """
-    return SafetensorsCheckpoint(Opened(origin, dict(files), {}, config))
+    return SafetensorsCheckpoint(Opened(origin, dict(files)), prefixes_of(files, beside))
+
+
+def prefixes_of(files: Iterable[str], beside: Collection[str]) -> dict[str, str]:
+    """What comes before tensors' names, by weights file: the folder, where the other files say that
+    folders are components. Elsewhere folders mean nothing, and names are the files' own."""
+    if not any(mark in beside for mark in MARKS):
+        return {}
+    return {f: f[: f.rindex("/") + 1] for f in files if "/" in f}
 
 
 def read_index(path: Path) -> dict[str, str]:
@@ -178,11 +196,16 @@ def read_index(path: Path) -> dict[str, str]:
     return weight_map
 
 
+def read_json(path: Path) -> Any:
+    """A small JSON file beside the weights, read strictly."""
+    return parse_strict_json(read_small(path), path)
+
+
 def read_config(path: Path) -> Mapping[str, Any] | None:
     """The content of a `config.json`, or None where there is none."""
     if not path.is_file():
         return None
-    content = parse_strict_json(read_small(path), path)
+    content = read_json(path)
     if not isinstance(content, dict):
         raise InvalidCheckpoint(f"`{path}` is no configuration:", "it is not a map.", path=path)
     return content
@@ -202,10 +225,11 @@ def read_small(path: Path) -> bytes:
     return data
 
 
-def _check_index(
-    path: Path, weight_map: Mapping[str, str], checkpoint: SafetensorsCheckpoint
+def check_index(
+    path: Path, weight_map: Mapping[str, str], tensors: Mapping[str, TensorInfo]
 ) -> None:
-    found = {name: info.file for name, info in checkpoint.tensors.items()}
+    """Refuse an index that disagrees with the shards it names."""
+    found = {name: info.file for name, info in tensors.items()}
     wrong = sorted(
         name for name in weight_map.keys() | found if weight_map.get(name) != found.get(name)
     )

@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.checkpoint import TensorInfo
+from zoo.components import weight_files
 from zoo.digest import flat_key, json_digest, tree_key
 from zoo.errors import InvalidCheckpoint
 from zoo.hashing import HashPool, write_at
-from zoo.overlays import FOLDER, is_overlay, name_in_merge
+from zoo.overlays import is_overlay
 from zoo.progress import Progress
 from zoo.records import FileRecord
-from zoo.safetensors_checkpoint import INDEX, open_files
-from zoo.safetensors_header import SHARD_BYTES, Layout, index, layout, shards
+from zoo.safetensors_checkpoint import open_files
+from zoo.safetensors_header import SHARD_BYTES, Layout
 
 if TYPE_CHECKING:
     from zoo.store import Store
@@ -44,6 +45,7 @@ class ShardWriter:
         store: where finished files may lie already, if publishing them was interrupted.
         limit: bytes of tensors per file.
         overlays: files beside the weights, by path, with all their tensors.
+        stems: where the weights of components go, as `zoo.components.stems_of` has them.
     """
 
     def __init__(
@@ -54,14 +56,15 @@ class ShardWriter:
         store: Store | None = None,
         limit: int = SHARD_BYTES,
         overlays: Mapping[str, Layout] | None = None,
+        stems: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
         self.digests: dict[str, str] = {}
         """Of the tensors that are finished."""
         self._store = store
-        self._groups = shards(list(tensors), limit)
-        self.layouts: dict[str, Layout] = {f: layout(group) for f, group in self._groups.items()}
-        self.layouts |= overlays or {}
+        files = weight_files(tensors, limit, stems)
+        self.layouts: dict[str, Layout] = files.layouts | dict(overlays or {})
+        self._indexes = files.indexes
         self._places = {
             t.name: (file, t.offset) for file, laid in self.layouts.items() for t in laid.tensors
         }
@@ -82,7 +85,7 @@ class ShardWriter:
         for file, laid in self.layouts.items():
             if file in placed:
                 continue
-            (self.directory / file).parent.mkdir(exist_ok=True)
+            (self.directory / file).parent.mkdir(parents=True, exist_ok=True)
             fd = os.open(self.directory / file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             self._files[file] = fd
             if os.fstat(fd).st_size != laid.size:
@@ -102,15 +105,15 @@ class ShardWriter:
         self._note({"tensor": info.name, "digest": digest})
 
     def files(self) -> dict[FileRecord, Path]:
-        """The weights files and the index, with their object keys, and where they are."""
+        """The weights files and their indexes, with their object keys, and where they are."""
         found = {
             FileRecord(file, key, self.layouts[file].size): self._paths[file]
             for file, key in weight_keys(self.layouts, self.digests).items()
         }
-        if len(self._groups) > 1:
-            data = index(self._groups)
-            (self.directory / INDEX).write_bytes(data)
-            found[FileRecord(INDEX, flat_key(data), len(data))] = self.directory / INDEX
+        for name, data in self._indexes.items():
+            (self.directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.directory / name).write_bytes(data)
+            found[FileRecord(name, flat_key(data), len(data))] = self.directory / name
         return found
 
     def close(self) -> None:
@@ -173,7 +176,7 @@ class ShardWriter:
 
     def _clear(self, *, keep: bool) -> None:
         """Remove what is not ours to go on with; with `keep`, our own files stay."""
-        ours = {*self.layouts, _JOURNAL, FOLDER.rstrip("/")} if keep else set()
+        ours = {_JOURNAL, *(f.partition("/")[0] for f in self.layouts)} if keep else set()
         for old in self.directory.iterdir():
             if old.name in ours or old.name == LOCK:
                 continue
@@ -198,7 +201,7 @@ class ShardWriter:
         }
         with ExitStack() as stack:
             try:
-                # One by one: tensors of different overlays have the same names in their files.
+                # One by one: tensors of different files may have the same names in them.
                 views = {
                     f: stack.enter_context(open_files({f: p}, "an unfinished merge"))
                     for f, p in there.items()
@@ -207,10 +210,13 @@ class ShardWriter:
                 return {}  # killed between making the room and writing the header
             pool = stack.enter_context(HashPool(threads, progress))
             work = {
-                name: pool.tensor(view, info)
+                laid.name: pool.tensor(view, info)
                 for file, view in views.items()
-                for info in view.tensors.values()
-                if (name := name_in_merge(file, info.name)) in promised
+                if view.headers[file].raw == self.layouts[file].header
+                for info, laid in zip(
+                    view.headers[file].tensors, self.layouts[file].tensors, strict=True
+                )
+                if laid.name in promised
             }
             return {n: promised[n] for n, f in work.items() if f.result() == promised[n]}
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from zoo.beside import tokenizer_files
+from zoo.components import stems_of, weight_files
 from zoo.digest import flat_key, flat_key_of_file, tree_key
 from zoo.errors import InvalidRecipe, NotFound, VerificationFailed
 from zoo.hashing import HashPool
@@ -22,7 +23,6 @@ from zoo.progress import NoProgress, Progress
 from zoo.recipe import ABSENT
 from zoo.records import FileRecord, RunDraft, Version
 from zoo.safetensors_checkpoint import SafetensorsCheckpoint, open_files
-from zoo.safetensors_header import layout, shards
 from zoo.shards import weight_keys
 from zoo.sinks import Discard
 from zoo.vocabulary import shown
@@ -151,10 +151,9 @@ def _files_that_differ(
 ) -> list[str]:
     """Files whose bytes the replay would not write: weights in another order or with another
     header, and the tokenizer where the merge makes one."""
-    laid = {
-        f: layout(g)
-        for f, g in shards([t.info for t in ready.plan.tasks], ready.lock["shard_bytes"]).items()
-    }
+    stems = stems_of({r.path: p for r, p in ready.inputs.donor.beside.items()})
+    tensors = [t.info for t in ready.plan.tasks]
+    laid = weight_files(tensors, ready.lock["shard_bytes"], stems).layouts
     keys = weight_keys(laid | overlay_layouts(ready.plan), digests)
     keys |= {name: flat_key(data) for name, data in tokenizer_files(ready).items()}
     stored = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,35 +53,50 @@ class TorchFormat(Format):
 
     def open(self, path: Path) -> Checkpoint:
         from zoo.auxiliary import auxiliary_files
-        from zoo.digest import PREFIX as SHA256
-        from zoo.digest import flat_key_of_file
         from zoo.safetensors_checkpoint import read_config
 
         files = _weight_files(path) if path.is_dir() else [path]
-        notes: dict[str, Any] = {}
-        state: dict[str, torch.Tensor] = {}
-        for file in files:
-            for name, tensor in _state_of(file, notes).items():
-                if name in state:
-                    raise InvalidCheckpoint(
-                        f"Tensor `{name}` is in two files of `{path}`:",
-                        "one of them would be lost.",
-                        "Name the file you mean, or remove the other.",
-                        tensor=name,
-                    )
-                state[name] = tensor
-        digests = [SHA256 + flat_key_of_file(file).removeprefix("flat:") for file in files]
-        notes["source_sha256"] = dict(zip((f.name for f in files), digests, strict=True))
-        if ties := _ties(state):
-            notes["ties"] = ties
-        auxiliary: dict[str, Path] = {}
-        if path.is_dir():
-            used = [file.relative_to(path).as_posix() for file in files]
-            auxiliary, skipped = auxiliary_files(path, weights=[*used, INDEX])
-            if skipped:
-                notes["skipped"] = skipped
-        config = read_config(path / "config.json") if path.is_dir() else None
-        return MemoryCheckpoint(state, Opened(str(path), {}, auxiliary, config, notes))
+        checkpoint = open_pickles(path, files)
+        if not path.is_dir():
+            return checkpoint
+        used = [file.relative_to(path).as_posix() for file in files]
+        auxiliary, skipped = auxiliary_files(path, weights=[*used, INDEX])
+        notes = dict(checkpoint.opened.notes)
+        if skipped:
+            notes["skipped"] = skipped
+        config = read_config(path / "config.json")
+        checkpoint.opened = Opened(str(path), {}, auxiliary, config, notes)
+        return checkpoint
+
+
+def open_pickles(path: Path, files: Sequence[Path]) -> MemoryCheckpoint:
+    """The tensors of torch files together.
+
+    Args:
+        path: what to call the whole in messages.
+    Raises:
+        InvalidCheckpoint: a tensor is in two files, or a file is refused.
+    """
+    from zoo.digest import PREFIX as SHA256
+    from zoo.digest import flat_key_of_file
+
+    notes: dict[str, Any] = {}
+    state: dict[str, torch.Tensor] = {}
+    for file in files:
+        for name, tensor in _state_of(file, notes).items():
+            if name in state:
+                raise InvalidCheckpoint(
+                    f"Tensor `{name}` is in two files of `{path}`:",
+                    "one of them would be lost.",
+                    "Name the file you mean, or remove the other.",
+                    tensor=name,
+                )
+            state[name] = tensor
+    digests = [SHA256 + flat_key_of_file(file).removeprefix("flat:") for file in files]
+    notes["source_sha256"] = dict(zip((f.name for f in files), digests, strict=True))
+    if ties := _ties(state):
+        notes["ties"] = ties
+    return MemoryCheckpoint(state, Opened(str(path), notes=notes))
 
 
 @hookimpl
