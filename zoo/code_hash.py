@@ -1,7 +1,8 @@
 """The digest of a method's code: what a run records, and a replay compares.
 
 It covers the module that defines the method, and every module which that one imports, directly or
-not, of two kinds: those of its own top-level package, and zoo's shared stages. Imports inside
+not, of two kinds: those of its own top-level package, and those of zoo's that only methods and
+transforms are made of (`SHARED`). Imports inside
 functions count, those of other distributions do not (a run records their versions). The digest is
 the sha256 of the source files, end to end, in the order of the modules' names; for a plugin of one
 file, that of the file.
@@ -21,7 +22,7 @@ from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
-STAGES = "zoo.stages"
+SHARED = ("zoo.stages", "zoo.moe")
 
 
 def code_hash(functions: Iterable[Callable[..., Any]]) -> str:
@@ -37,13 +38,13 @@ def code_hash(functions: Iterable[Callable[..., Any]]) -> str:
 
 
 def _gather(module: str, path: Path, package: str, sources: dict[str, bytes]) -> None:
-    """Add the source of a module, and of those it imports from `package` or the stages."""
+    """Add the source of a module, and of those it imports from `package` or the shared ones."""
     if module in sources or path.suffix != ".py" or not path.is_file():
         return
     sources[module] = path.read_bytes()
     parent = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for name in _imports(sources[module], parent):
-        if _within(name, package) or _within(name, STAGES):
+        if any(_within(name, whole) for whole in (package, *SHARED)):
             file = _file(name)
             if file is not None:
                 _gather(name, file, package, sources)
