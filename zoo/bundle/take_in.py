@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from sqlalchemy import Connection, delete, insert, select, update
@@ -21,19 +21,16 @@ from zoo import group_metrics as groups
 from zoo import tables as t
 from zoo.audit import Happening
 from zoo.bundle.contents import FROM, Line
+from zoo.bundle.known import Conflict, Names, origin, ref_of
 from zoo.bundle.unpack import Bundle, opened_bundle, sensible, stage_objects
 from zoo.catalog import now
-from zoo.errors import RegistryError, StoreError
-from zoo.names import check_entry_name, check_relative_path
+from zoo.errors import StoreError
+from zoo.names import check_relative_path
 from zoo.progress import NoProgress, Progress
 from zoo.records import FileRecord, MetricValue, RunDraft, RunInput, TensorRecord, VersionDraft
 
 if TYPE_CHECKING:
     from zoo.registry import Registry
-
-Conflict = Literal["append", "rename"]
-"""What to do with an entry whose name another entry has here: its versions follow that one's, or
-get the name with the first digits of their zoo's id."""
 
 
 @dataclass
@@ -143,80 +140,13 @@ def _check_room(needed: int, staging: Path) -> None:
         )
 
 
-class _Names:
-    """Which versions of the bundle are here, and which entry each of the others goes to."""
-
-    def __init__(self, connection: Connection, bundle: Bundle, conflict: Conflict | None) -> None:
-        self.known = _known(connection, bundle)
-        """Reference in the bundle -> (row id, name here)."""
-        taken = set(connection.scalars(select(t.entries.c.name)))
-        self.entry: dict[str, str] = {}
-        """Name in the bundle -> here."""
-        torn: list[str] = []
-        for line in bundle.of("version"):
-            name = check_entry_name(line["name"])
-            if (found := self.known.get(_ref(line))) is not None:
-                self.entry[name] = found[1]
-        for name in dict.fromkeys(line["name"] for line in bundle.of("version")):
-            if name in self.entry:
-                continue
-            if name not in taken or conflict == "append":
-                self.entry[name] = name
-            elif conflict == "rename":
-                self.entry[name] = f"{name}-{bundle.zoo[:8]}"
-            else:
-                torn.append(name)
-        if torn:
-            listed = ", ".join(f"`{n}`" for n in torn[:8])
-            more = f" and {len(torn) - 8} more" if len(torn) > 8 else ""
-            raise RegistryError(
-                f"{len(torn)} entries of the bundle have names that other entries have here: "
-                f"{listed}{more}.",
-                "Their versions have nothing in common, so they are other lines of work.",
-                f"`--on-conflict rename` calls them `{torn[0]}-{bundle.zoo[:8]}`; `--on-conflict "
-                "append` puts their versions after those that are here.",
-                names=torn,
-            )
-
-
-def _known(connection: Connection, bundle: Bundle) -> dict[str, tuple[int, str]]:
-    """Versions of the bundle that are here, by their reference in it."""
-    v = t.versions.c
-    own = connection.scalar(select(t.zoo.c.uuid))
-    here: dict[tuple[str, str], tuple[int, str]] = {}
-    query = select(v.id, t.entries.c.name, v.number, v.notes).join(t.entries)
-    for id_, name, number, notes in connection.execute(query):
-        origin = json.loads(notes).get(FROM) if f'"{FROM}"' in notes else None
-        if not isinstance(origin, dict):
-            origin = {"zoo": own, "ref": f"{name}@{number}"}
-        here[str(origin.get("zoo")), str(origin.get("ref"))] = id_, name
-    found = {}
-    for line in bundle.of("version"):
-        origin = _origin(line, bundle)
-        if (place := here.get((origin["zoo"], origin["ref"]))) is not None:
-            found[_ref(line)] = place
-    return found
-
-
-def _origin(line: Line, bundle: Bundle) -> dict[str, str]:
-    """The zoo and the reference that a version was made under."""
-    said = line["notes"].get(FROM)
-    if isinstance(said, dict) and {"zoo", "ref"} == said.keys():
-        return {"zoo": str(said["zoo"]), "ref": str(said["ref"])}
-    return {"zoo": bundle.zoo, "ref": _ref(line)}
-
-
-def _ref(line: Line) -> str:
-    return f"{line['name']}@{line['number']}"
-
-
 class _TakingIn:
     """One transaction's work."""
 
     def __init__(self, connection: Connection, bundle: Bundle, conflict: Conflict | None) -> None:
         self._connection = connection
         self._bundle = bundle
-        self._names = _Names(connection, bundle, conflict)
+        self._names = Names(connection, bundle, conflict)
         self._ids = {ref: id_ for ref, (id_, _) in self._names.known.items()}
         self._manifests = {m["digest"]: m["tensors"] for m in bundle.of("manifest")}
         self._runs = {r["id"]: r for r in bundle.of("run")}
@@ -229,7 +159,7 @@ class _TakingIn:
         self._take_tasks()
         fresh = []
         for line in self._bundle.of("version"):
-            if _ref(line) in self._ids:
+            if ref_of(line) in self._ids:
                 self._report.known += 1
                 self._say_more(line)
             else:
@@ -270,12 +200,12 @@ class _TakingIn:
             tags=line["tags"],
             metrics=tuple(_metric(m) for m in line["metrics"]),
             source=line["source"],
-            notes={**line["notes"], FROM: _origin(line, self._bundle)},
+            notes={**line["notes"], FROM: origin(line, self._bundle)},
         )
         (id_,), told = additions.add(self._connection, self._at, [draft], [run])
         self._told += told
-        self._ids[_ref(line)] = id_
-        self._report.added[_ref(line)] = told[0].subject
+        self._ids[ref_of(line)] = id_
+        self._report.added[ref_of(line)] = told[0].subject
         v = t.versions.c
         rule = line["phase_rule"]
         kept = {k: line[k] for k in ("created_at", "removed_at", "removed_reason")}
@@ -305,7 +235,7 @@ class _TakingIn:
 
     def _say_more(self, line: Line) -> None:
         """Tags and metrics that a version which is here does not have yet."""
-        id_, connection = self._ids[_ref(line)], self._connection
+        id_, connection = self._ids[ref_of(line)], self._connection
         here = self._here(id_)
         told: dict[str, Any] = {}
         mine = select(t.tags.c.key, t.tags.c.value).where(t.tags.c.version_id == id_)

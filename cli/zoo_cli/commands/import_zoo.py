@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from zoo.bundle.take_in import Conflict
+from zoo.bundle.known import Conflict
 from zoo_cli.arguments import threads_option
 from zoo_cli.output import json_option, say, show_json
 from zoo_cli.session import Session, pass_session
