@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from zoo.adapters.adapter import KIND
 from zoo.declared import read_declared
 from zoo.errors import InvalidName, did_you_mean
 from zoo.ingest import ingest
@@ -48,16 +49,20 @@ def register(
 
     Args:
         source: a file, a directory, or whatever a plugin's `zoo_resolve_source` knows.
-        base: reference to the version this one was fine-tuned from.
+        base: reference to the version this one was fine-tuned from; of an adapter, the one that
+            its configuration names, by default.
         metrics: `name` or `name/split` -> value; or full records.
         link_mode: see `zoo.links.link`; what suits the source by default.
         license: what the model's own card says, by default.
         threads: for hashing; all cores, at most 16, by default.
         origin: what the record says it came from; `source` by default, which may be gone soon.
     Raises:
-        NotFound: no such source or base.
+        NotFound: no such source or base, or an adapter without one.
+        IncompatibleModels: an adapter that does not fit its base.
         InvalidName, UnsupportedFormat, InvalidCheckpoint, StoreError
     """
+    from zoo.adapters.inputs import checked
+
     check_entry_name(name)
     _check_word("kind", kind, VERSION_KINDS)
     if link_mode is not None:
@@ -69,8 +74,9 @@ def register(
     found = resolve_source(registry, source)
     fetched: Mapping[str, Any] = {}
     if isinstance(found, RemoteSource):
-        with outlined(registry, found):
-            pass  # what no format reads, or reads and refuses, is not fetched
+        # What no format reads, or reads and refuses, is not fetched, nor an adapter without a base.
+        with outlined(registry, found) as outline:
+            checked(registry, outline, parent, outline=True)
         origin, fetched = origin or found.origin, found.notes
         link_mode = link_mode or found.link_mode
         found = found.fetch(listening)
@@ -78,14 +84,21 @@ def register(
         format_of(registry, found).open(found) as checkpoint,
         registry.store.staging(f"register-{uuid4().hex}") as staging,
     ):
+        adapter = checked(registry, checkpoint, parent)
+        if adapter is not None:
+            kind, parent = KIND, adapter.base
         ingested = ingest(
             checkpoint,
             staging,
             link_mode=link_mode or "clone",
             threads=threads,
             progress=listening,
+            stem="adapter_model" if adapter else "model",
         )
         declared = read_declared(checkpoint.opened)
+        architecture = architecture_of(checkpoint.opened.config)
+        if adapter is not None:
+            architecture = adapter.base.architecture
         draft = VersionDraft(
             name=name,
             kind=kind,
@@ -96,11 +109,16 @@ def register(
             task=task,
             phase=phase,
             license=license or declared.license,
-            architecture=architecture_of(checkpoint.opened.config),
+            architecture=architecture,
             tags=dict(tags or {}),
             metrics=measured,
             source=origin or str(source),
-            notes={**checkpoint.opened.notes, **declared.notes, **fetched},
+            notes={
+                **checkpoint.opened.notes,
+                **(adapter.notes if adapter else {}),
+                **declared.notes,
+                **fetched,
+            },
         )
         return publish(registry, ingested.files, draft)
 
