@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from zoo.artifacts import KIND as ARTIFACT
 from zoo.errors import NotFound
-from zoo.inputs import Input, Inputs, Made
-from zoo.known_digests import LookUp
+from zoo.inputs import Input, Inputs
 from zoo.opener import Opener
 from zoo.recipe import Recipe
 
@@ -22,21 +20,13 @@ def gather(
     registry: Registry,
     recipe: Recipe,
     method: Method,
-    stack: ExitStack,
-    *,
-    threads: int,
-    stages: Mapping[str, Made] | None = None,
-    look_up: LookUp | None = None,
+    opener: Opener,
 ) -> Inputs:
-    """Open everything a recipe names; the checkpoints close with `stack`.
+    """Open everything a recipe names.
 
-    Args:
-        stages: what the stages before this one made, by name; these go before other names.
-        look_up: says which digests need no hashing; without it all bytes of all paths are hashed.
     Raises:
         NotFound: a name or path leads nowhere, or a query finds nothing.
     """
-    opener = Opener(registry, stack, threads, stages, look_up)
     base = opener.open(recipe.base) if recipe.base is not None else None
     selection = None
     if recipe.select is not None:

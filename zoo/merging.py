@@ -25,6 +25,7 @@ from zoo.gathering import gather
 from zoo.inputs import Inputs, Made
 from zoo.known_digests import LookUp, known_digests
 from zoo.names import check_entry_name
+from zoo.opener import Opener
 from zoo.overlays import overlay_layouts
 from zoo.plan import Plan, artifact_digests, plan
 from zoo.presented import Presented, presented
@@ -39,6 +40,7 @@ from zoo.versioned import registered
 from zoo.vocabulary import Vocabulary, settled, shown
 
 if TYPE_CHECKING:
+    from zoo.contract import Method
     from zoo.registry import Registry
     from zoo.store import Store
 
@@ -159,10 +161,16 @@ def prepared(
     keep: bool,
     stages: Mapping[str, Made] | None = None,
     look_up: LookUp | None = None,
+    fetch: bool = True,
+    progress: Progress | None = None,
 ) -> Iterator[Prepared]:
     """Open the inputs and check everything. Nothing is written, but for registrations.
 
+    Models that are elsewhere are checked by their headers, and fetched when all checks have passed.
+
     Args:
+        fetch: False lets headers suffice: of models that are elsewhere there is nothing to read,
+            and what stands for their digests is made of what the other side says of their files.
         stages: what the stages before this one made, by name.
         keep: register models given by path once all checks have passed, so that lineage has
             something to point at.
@@ -171,34 +179,55 @@ def prepared(
     check_device(resources.device)
     method = registry.plugins.method(asked.method)
     with ExitStack() as stack:
-        threads = resources.threads
-        inputs = gather(
-            registry, asked, method, stack, threads=threads, stages=stages, look_up=look_up
-        )
-        digests = [e.model.digest for e in inputs.experts]
-        base = inputs.base.model.digest if inputs.base else None
-        beside = artifact_digests(method, [e.model for e in inputs.experts])
-        configs = [i.config for i in (*inputs.experts, *([inputs.base] if inputs.base else []))]
-        locked = lock(asked, method, base, digests, inputs.tasks, beside, configs)
-        locked |= settled(asked, method, inputs, registry)
-        viewed, joint = shown(inputs, locked)
-        models = presented(viewed, locked)
-        work = plan(
-            method,
-            locked,
-            models.experts,
-            models.base,
-            memory=resources.memory,
-            threads=resources.threads,
-            places=models.places,
-            notes=(*asked.notes, *(joint.notes if joint else ()), *models.notes),
-        )
-        data = data_of(registry, locked)
+        opener = Opener(registry, stack, resources.threads, stages, look_up)
+        opener.progress = progress or NoProgress()
+        opener.headers_only = True
+        ready, inputs = _checked(registry, asked, method, opener, resources)
+        if opener.remotes and fetch:
+            opener.headers_only = False
+            ready, inputs = _checked(registry, asked, method, opener, resources)
         if keep:
             inputs = registered(registry, inputs, stack, threads=resources.threads)
-            viewed, joint = shown(inputs, locked)
-            models = presented(viewed, locked)
-        yield Prepared(work, viewed, models, data, joint)
+            viewed, joint = shown(inputs, ready.lock)
+            models = presented(viewed, ready.lock)
+            ready = replace(ready, inputs=viewed, models=models, vocabulary=joint)
+        yield ready
+
+
+def _checked(
+    registry: Registry, asked: Recipe, method: Method, opener: Opener, resources: Resources
+) -> tuple[Prepared, Inputs]:
+    """A merge of what the opener opens, planned.
+
+    Returns:
+        the merge, and its inputs before they are shown with a vocabulary.
+    Raises:
+        IncompatibleModels: with all problems.
+    """
+    inputs = gather(registry, asked, method, opener)
+    digests = [e.model.digest for e in inputs.experts]
+    base = inputs.base.model.digest if inputs.base else None
+    beside = artifact_digests(method, [e.model for e in inputs.experts])
+    configs = [i.config for i in (*inputs.experts, *([inputs.base] if inputs.base else []))]
+    locked = lock(asked, method, base, digests, inputs.tasks, beside, configs)
+    locked |= settled(asked, method, inputs, registry)
+    viewed, joint = shown(inputs, locked)
+    models = presented(viewed, locked)
+    looked = (
+        f"`{remote.origin}` was looked at by its headers: what stands for its digest is not it"
+        for remote in (opener.remotes.values() if opener.headers_only else ())
+    )
+    work = plan(
+        method,
+        locked,
+        models.experts,
+        models.base,
+        memory=resources.memory,
+        threads=resources.threads,
+        places=models.places,
+        notes=(*asked.notes, *(joint.notes if joint else ()), *models.notes, *looked),
+    )
+    return Prepared(work, viewed, models, data_of(registry, locked), joint), inputs
 
 
 def data_of(registry: Registry, lock: Mapping[str, Any]) -> Callable[[], Iterable[Any]] | None:
@@ -252,7 +281,15 @@ def merge(
     keep = name is not None
     # What a registry and its lineage say of bytes must come from the bytes.
     look_up = None if keep else lambda opened: known_digests(opened, rehash=rehash)
-    with prepared(registry, asked, resources, keep=keep, stages=stages, look_up=look_up) as ready:
+    with prepared(
+        registry,
+        asked,
+        resources,
+        keep=keep,
+        stages=stages,
+        look_up=look_up,
+        progress=listening,
+    ) as ready:
         planned = time.monotonic()
         license = license or licence_of(ready.inputs)
         versions = [expert.version for expert in ready.inputs.experts]

@@ -185,7 +185,9 @@ def plan_stages(
     plans: list[tuple[str | None, Plan]] = []
     with TemporaryDirectory() as directory:
         for number, stage in enumerate(stages):
-            with prepared(registry, stage.recipe, resources, keep=False, stages=made) as ready:
+            with prepared(
+                registry, stage.recipe, resources, keep=False, stages=made, fetch=False
+            ) as ready:
                 plans.append((stage.name, ready.plan))
                 if stage.name is not None:
                     passing = Path(directory, str(number))

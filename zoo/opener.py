@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any
 from zoo.adapters.adapter import is_adapter
 from zoo.artifacts import artifact_of
 from zoo.dequantize import dequantized_model
-from zoo.digest import weights_digest
-from zoo.errors import NotFound, ZooError
+from zoo.digest import flat_key_of_file, json_digest, weights_digest
+from zoo.errors import NotFound, UnsupportedFormat, ZooError
 from zoo.hashing import HashPool
 from zoo.inputs import Input, Made, is_carried
 from zoo.known_digests import LookUp
 from zoo.overlays import is_overlay
 from zoo.plan import Model
+from zoo.progress import NoProgress, Progress
 from zoo.rank_one import expanded
 from zoo.records import FileRecord, Version
 from zoo.register import architecture_of
 from zoo.safetensors_checkpoint import SafetensorsCheckpoint, open_files, read_config
-from zoo.source import format_of, local_path
+from zoo.source import RemoteSource, format_of, outlined, resolve_source
 
 if TYPE_CHECKING:
     import torch
@@ -77,6 +78,14 @@ class Opener:
         self.threads = threads
         self._stages = stages or {}
         self._look_up = look_up
+        self.headers_only = False
+        """Whether headers suffice for models that are elsewhere: nothing is fetched."""
+        self.remotes: dict[str, RemoteSource] = {}
+        """Models that are elsewhere, by name: each is asked once what its revision stands for."""
+        self.progress: Progress = NoProgress()
+        """Of what is fetched."""
+        self._here: dict[str, Input] = {}
+        """Models on this machine that no version is: each is hashed once."""
         self._opened: dict[int, Input] = {}
         """Versions that adapters are applied to, by row id: many adapters have one base."""
         self.foundation: Input | None = None
@@ -153,9 +162,8 @@ class Opener:
         if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?", named):  # as hubs name models
             return NotFound(
                 f"There is no entry and no directory `{named}`.",
-                "Models are not downloaded.",
-                f"If it is on a hub: `hf download {named.partition('@')[0]}`, and give the "
-                "directory that this prints.",
+                "Models on a hub are written with `hf://` before them.",
+                f"If it is on a hub, write `hf://{named}`.",
                 name=named,
             )
         if self._registry.is_absent:
@@ -187,7 +195,46 @@ class Opener:
         return (lambda: architecture.load(directory())) if architecture else None
 
     def _loose(self, named: str, look_up: LookUp | None) -> Input:
-        path = local_path(self._registry, named)
+        """A model that no version is."""
+        if named in self._here:
+            return self._here[named]
+        found = self.remotes.get(named) or resolve_source(self._registry, named)
+        if isinstance(found, RemoteSource):
+            self.remotes[named] = found
+            if self.headers_only:
+                return self._outlined(found)
+            label, found = found.origin, found.fetch(self.progress)
+            return self._local(label, found, look_up)
+        self._here[named] = self._local(named, found, look_up)
+        return self._here[named]
+
+    def _outlined(self, remote: RemoteSource) -> Input:
+        """A model of which only the headers are here. What stands for the digests of its tensors
+        tells files apart as the other side does."""
+        if not remote.has_headers:
+            raise UnsupportedFormat(
+                f"`{remote.origin}` keeps its weights in torch's own files:",
+                "they have no header to look at before they are downloaded.",
+                f"Bring it here first: `zoo pull {remote.origin}`.",
+                source=remote.origin,
+            )
+        checkpoint = self._stack.enter_context(outlined(self._registry, remote))
+        digests = {
+            n: json_digest([remote.identity(t.file) or remote.origin, n])
+            for n, t in checkpoint.tensors.items()
+        }
+        beside = {
+            FileRecord(path, flat_key_of_file(file), file.stat().st_size): file
+            for path, file in checkpoint.opened.auxiliary.items()
+            if is_carried(path)
+        }
+        config = checkpoint.opened.config or {}
+        module = self._module(architecture_of(config), config, lambda: Path(remote.origin))
+        digest = weights_digest(digests.items())
+        model = Model(remote.origin, digest, checkpoint, module, digests)
+        return Input(dequantized_model(model), None, beside)
+
+    def _local(self, named: str, path: Path, look_up: LookUp | None) -> Input:
         checkpoint = self._stack.enter_context(format_of(self._registry, path).open(path))
         # The engine will want torch, and loading it takes a second that hashing leaves free. No
         # daemon: a process that ends while a library is being loaded can crash.
