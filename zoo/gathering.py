@@ -28,6 +28,7 @@ def gather(
         NotFound: a name or path leads nowhere, or a query finds nothing.
     """
     base = opener.open(recipe.base) if recipe.base is not None else None
+    opener.foundation = base
     selection = None
     if recipe.select is not None:
         chosen = registry.catalog.select(
@@ -66,6 +67,9 @@ def gather(
 
 def _common_base(registry: Registry, experts: Sequence[Input], opener: Opener) -> Input | None:
     """The base all experts declare, or None: pre-flight then says that one is needed."""
+    applied = {e.applied.base.model.digest: e.applied.base for e in experts if e.applied}
+    if len(applied) == 1 and all(e.applied for e in experts):
+        return applied.popitem()[1]
     bases = {e.version.base if e.version else None for e in experts}
     if len(bases) == 1 and (ref := bases.pop()):
         return opener.version(registry.get(ref))

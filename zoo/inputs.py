@@ -54,6 +54,8 @@ class Applied:
     base together: with another of either, other weights come out."""
     config: str | None
     """Object key of `adapter_config.json`."""
+    source: str
+    """Reference or path of the adapter alone."""
 
 
 Made = str | Path | Input

@@ -92,7 +92,31 @@ class Opener:
         """What adapters given by path are applied to, if they name nothing: the merge's base."""
 
     def open(self, named: str) -> Input:
-        """A stage, a reference, or a path: what the registry knows goes before files."""
+        """A stage, a reference, or a path: what the registry knows goes before files.
+
+        `BASE+ADAPTER` is an adapter on that base, as mergekit writes it.
+        """
+        base, plus, adapter = named.rpartition("+")
+        if plus and named not in self._stages and not Path(named).exists():
+            return self._on_base(self._named(adapter), self.open(base))
+        return self._on_base(self._named(named), None)
+
+    def _on_base(self, one: Input, base: Input | None) -> Input:
+        """A model as it is; an adapter with its base, as the model they make together.
+
+        Args:
+            base: what it is applied to; the merge's base, or what the adapter names, by default.
+        """
+        if base is None and not is_adapter(one.model.checkpoint.opened.notes):
+            return one  # a model; a stored adapter has its base already
+        from zoo.adapters.inputs import adapted, named_base
+
+        if base is None:
+            base = self.foundation or self.open(named_base(self._registry, one))
+        return adapted(one, base)
+
+    def _named(self, named: str) -> Input:
+        """What a name stands for; adapters given by path as they are."""
         made = self._stages.get(named, named)
         if isinstance(made, Input):
             return made

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo.adapters.peft_config import CONFIG
 from zoo.artifacts import attach
 from zoo.errors import NotFound, StoreError
 from zoo.inputs import Input, Inputs
@@ -61,6 +62,8 @@ def _attached(registry: Registry, one: Input, owner: Input, role: str, opener: O
 
 def _found_or_made(registry: Registry, one: Input, opener: Opener, kind: str) -> Input:
     catalog = registry.catalog
+    if one.applied is not None:
+        return _adapter(registry, one, opener)
     version = next(
         (
             v
@@ -77,20 +80,54 @@ def _found_or_made(registry: Registry, one: Input, opener: Opener, kind: str) ->
     return opener.version(_unchanged(version, one))
 
 
+def _adapter(registry: Registry, one: Input, opener: Opener) -> Input:
+    """An adapter given by path, as a version; its base too."""
+    assert one.applied is not None
+    catalog, applied = registry.catalog, one.applied
+    base = versioned(registry, applied.base, opener, "base").version
+    assert base is not None
+    version = next(
+        (
+            v
+            for v in catalog.with_digest(applied.factors)
+            if v.base == base.ref and _object(catalog.files(v.id), CONFIG) == applied.config
+        ),
+        None,
+    )
+    if version is None:
+        name = _free_name(registry, Path(applied.source), applied.factors)
+        version = register(
+            registry, applied.source, name=name, base=base.ref, threads=opener.threads
+        )
+        _log.warning("registered `%s` as `%s`", applied.source, version.ref)
+    found = opener.version(version)
+    if found.model.digest != one.model.digest:
+        raise _changed(applied.source)
+    return found
+
+
+def _changed(source: str) -> StoreError:
+    return StoreError(
+        f"`{source}` changed while it was registered.",
+        "Its bytes are not those that were checked.",
+        "Merge again when nobody writes to it.",
+        path=source,
+    )
+
+
 def _unchanged(version: Version, one: Input) -> Version:
     if version.digest != one.model.digest:
-        raise StoreError(
-            f"`{one.model.label}` changed while it was registered.",
-            "Its bytes are not those that were checked.",
-            "Merge again when nobody writes to it.",
-            path=one.model.label,
-        )
+        raise _changed(one.model.label)
     return version
 
 
 def _configuration(files: Iterable[FileRecord]) -> str | None:
     """The object of a model's configuration."""
-    return next((f.object for f in files if f.path == "config.json"), None)
+    return _object(files, "config.json")
+
+
+def _object(files: Iterable[FileRecord], path: str) -> str | None:
+    return next((f.object for f in files if f.path == path), None)
 
 
 def _free_name(registry: Registry, path: Path, digest: str) -> str:

@@ -15,7 +15,7 @@ from zoo.adapters.change import Change
 from zoo.adapters.peft_config import CONFIG
 from zoo.checkpoint import Checkpoint, tensor_of
 from zoo.digest import json_digest
-from zoo.errors import IncompatibleModels, NotFound
+from zoo.errors import IncompatibleModels, NotFound, UnsupportedFormat, ZooError
 from zoo.inputs import Applied, Input
 from zoo.plan import Model
 from zoo.tied_heads import embeddings_of, head_of, is_tied
@@ -41,10 +41,19 @@ def adapted(raw: Input, base: Input) -> Input:
     Args:
         raw: the factors, as they were opened.
     Raises:
-        IncompatibleModels: the adapter does not fit the base.
+        IncompatibleModels: the adapter does not fit the base, or was registered with another.
+        UnsupportedFormat: it is no adapter.
     """
+    if raw.applied is not None:
+        return _same(raw, base)
     adapter = adapter_of(raw)
-    assert adapter is not None
+    if adapter is None:
+        raise UnsupportedFormat(
+            f"`{raw.model.label}` is no adapter:",
+            f"`{base.model.label}+{raw.model.label}` means an adapter on a base.",
+            "Give a directory with an `adapter_config.json`, or a file of kohya's layout.",
+            path=raw.model.label,
+        )
     own = base.model.checkpoint
     changes = adapter.changes(own.tensors, own.opened.config, base.model.label)
     _check_tied(adapter, changes, base)
@@ -60,13 +69,41 @@ def adapted(raw: Input, base: Input) -> Input:
         notes={},
     )
     checkpoint = AdaptedCheckpoint(own, raw.model.checkpoint, changes, opened)
+    applied = Applied(base, raw.model.digest, config, raw.model.label)
     digests = {n: d for n, d in base.model.digests.items() if n not in changes}
     model = Model(raw.model.label, digest, checkpoint, None, digests)
     tokenizer = {f: p for f, p in raw.beside.items() if f.path in FILES}
     beside = {f: p for f, p in base.beside.items() if not (tokenizer and f.path in FILES)}
-    return Input(
-        model, raw.version, beside | tokenizer, applied=Applied(base, raw.model.digest, config)
-    )
+    return Input(model, raw.version, beside | tokenizer, applied=applied)
+
+
+def _same(one: Input, base: Input) -> Input:
+    """A stored adapter, where a recipe names its base too: it must be the one it has."""
+    assert one.applied is not None
+    if one.applied.base.model.digest != base.model.digest:
+        own = one.applied.base.model.label
+        raise IncompatibleModels(
+            f"`{one.model.label}` was registered as an adapter of `{own}`, not of "
+            f"`{base.model.label}`:",
+            "lineage could not say what was merged.",
+            f"Name it alone; or register its files again with `--base {base.model.label}`.",
+            problems=[f"`{one.model.label}` is an adapter of `{own}`"],
+        )
+    return one
+
+
+def named_base(registry: Registry, raw: Input) -> str:
+    """What an adapter given by path names as its base: a reference, or a path that is there.
+
+    Raises:
+        NotFound: nothing of that name is here.
+    """
+    adapter = adapter_of(raw)
+    assert adapter is not None
+    named = adapter.config.base if adapter.config else None
+    if named and Path(named).exists():
+        return named
+    return base_version(registry, adapter).ref
 
 
 def _described(
@@ -121,11 +158,11 @@ def base_version(registry: Registry, adapter: Adapter) -> Version:
         NotFound: it names none, or none that is here.
     """
     named = adapter.config.base if adapter.config else None
-    if named:
+    if named and not registry.is_absent:
         try:
             return registry.get(named)
-        except Exception:  # not a reference: a path, or a hub's name
-            pass
+        except ZooError:
+            pass  # no reference: a path, or a hub's name
         for version in reversed(registry.select("kind <> 'artifact'")):
             if _is_source(version.source, named):
                 return version
