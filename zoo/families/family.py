@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from zoo.families.renames import Renames
+from zoo.families.renames import Called, Renames
 from zoo.families.templates import Template, fits, matching
 
 
@@ -74,59 +74,65 @@ class Family:
     """Pattern -> tensors, as transformers calls them now."""
     renames: Renames = field(default_factory=Renames, repr=False)
     """From other names to these."""
+    open_prefixes: tuple[str, ...] = ()
+    """Prefixes of parts that are models of a type the data has not: any name may follow."""
 
     def component_of(self, name: str) -> str | None:
         """The component that a tensor belongs to: the one of the longest prefix."""
         own = [(len(p), c) for c, p in self.components.items() if name.startswith(p)]
         return max(own)[1] if own else None
 
-    def canonical(self, names: Collection[str]) -> dict[str, str]:
-        """Each name -> what transformers calls it now; itself where that is not known.
-
-        Tensors that transformers fuses with others all get the fused one's name.
-        """
-        return self.renames.canonical(names, self.templates)
+    def called(self, names: Collection[str]) -> Called:
+        """What transformers calls each tensor now."""
+        return self.renames.called(names, self.templates)
 
     def compare(self, names: Collection[str]) -> Differences:
         """How names differ from those of the family's model."""
-        here = set(names)
-        called = self.canonical(here)
-        groups = self.renames.groups(called, self.templates)
+        called = self.called(set(names))
+        targets: dict[str, tuple[str, ...]] = {n: (t,) for n, t in called.names.items()}
+        targets |= {n: parts.names for n, parts in called.split.items()}
+        targets |= {n: (t,) for t, parts in called.fused.items() for n in parts.names}
         have: set[str] = set()
-        unexpected, ignored = [], []
-        renamed, fused = {}, {}
         seen: set[str] = set()
-        for whole, parts in groups.wholes.items():
-            fused[whole] = parts
-        for name in here:
-            for target in groups.targets.get(name, (called[name],)):
+        unexpected: list[str] = []
+        ignored: list[str] = []
+        for name, own in targets.items():
+            if self._is_open(name):
+                continue
+            for target in own:
                 found = matching(target, self.templates)
-                if found is None or not fits(found[1], found[0]):
+                if found is None or found[0].absent or not fits(found[1], found[0]):
                     (ignored if self.renames.ignores(name) else unexpected).append(name)
                     break
                 have.add(target)
                 seen.add(found[0].pattern)
-                if name not in groups.targets and target != name and target not in groups.wholes:
-                    renamed[name] = target
+        groups: dict[str, set[str]] = {}
         for target, source in self.tied.items():
-            if target in have or source in have:
-                have |= {target, source}
+            groups.setdefault(source, {source}).add(target)
+        for tied in groups.values():
+            if tied & have:
+                have |= tied
         missing: list[str] = []
         optional: list[str] = []
         for template in self.templates.values():
             if template.absent:
                 continue
             if template.optional:
-                if template.pattern not in seen:
-                    optional.append(template.pattern)
+                optional += [template.pattern] if template.pattern not in seen else []
                 continue
-            missing += [n for n in template.names() if n not in have]
-        lacking = [n for n in missing if self.renames.needless(n)]
+            lacking = [n for n in template.names() if n not in have]
+            if lacking and self.renames.needless(lacking[0]):
+                optional.append(template.pattern)
+            else:
+                missing += lacking
         return Differences(
-            tuple(sorted(set(missing) - set(lacking))),
+            tuple(sorted(missing)),
             tuple(sorted(unexpected)),
-            tuple(sorted({*optional, *lacking})),
-            dict(sorted(renamed.items())),
-            dict(sorted(fused.items())),
+            tuple(sorted(optional)),
+            {n: t for n, t in sorted(called.names.items()) if n != t and t in have},
+            {n: p.names for n, p in sorted((*called.fused.items(), *called.split.items()))},
             tuple(sorted(ignored)),
         )
+
+    def _is_open(self, name: str) -> bool:
+        return bool(self.open_prefixes) and name.startswith(self.open_prefixes)

@@ -7,6 +7,7 @@ from typing import Any
 
 from zoo.families.family import Family
 from zoo.families.inferred import inferred
+from zoo.families.known import known
 
 
 def family_of(config: Mapping[str, Any] | None, names: Collection[str]) -> Family | None:
@@ -18,4 +19,4 @@ def family_of(config: Mapping[str, Any] | None, names: Collection[str]) -> Famil
     Returns:
         None where nothing can be said: there are no names, and the configuration is not known.
     """
-    return inferred(config, names)
+    return (known(config, names) if config else None) or inferred(config, names)

@@ -56,7 +56,7 @@ def inferred(config: Mapping[str, Any] | None, names: Collection[str]) -> Family
         return None
     config = config or {}
     stacks = _stacks(config, names)
-    components = _components(names)
+    components = components_of(names)
     embeddings = min((n for n in names if EMBEDDINGS.search(n)), key=len, default=None)
     head = next((n for n in sorted(names) if HEAD.search(n)), None)
     kind, listed = config.get("model_type"), config.get("architectures")
@@ -143,18 +143,30 @@ def _counted(
     return None, None
 
 
-def _components(names: Iterable[str]) -> dict[str, str]:
-    """Prefixes that are named after a part of a model, the shortest of each."""
+def components_of(names: Iterable[str]) -> dict[str, str]:
+    """Prefixes of tensors that are named after a part of a model, the shortest of each.
+
+    A part has layers, but for the projector; an encoder alone is no part, but the model.
+    """
     found: dict[str, str] = {}
+    layered: set[str] = set()
     for name in sorted(names, key=len):
         parts = name.split(".")
-        for i, word in enumerate(parts[:3]):
-            component = component_named(word) if i < len(parts) - 1 else "text"
-            if word.isdigit():
+        for i, word in enumerate(parts[: min(3, len(parts) - 1)]):
+            if word.isdigit() or word == "*":
                 break
+            if i and component_named(word) == "projector":  # within another part, it may be
+                found.setdefault("projector", ".".join(parts[: i + 1]) + ".")
+        for i, word in enumerate(parts[: min(3, len(parts) - 1)]):
+            if word.isdigit() or word == "*":
+                break
+            component = component_named(word)
             if component != "text" or any(w in word for w in dict(_WORDS)["text"]):
-                found.setdefault(component, ".".join(parts[: i + 1]) + ".")
+                prefix = ".".join(parts[: i + 1]) + "."
+                if found.setdefault(component, prefix) == prefix and "*" in opened(name)[0]:
+                    layered.add(component)
                 break
+    found = {c: p for c, p in found.items() if c in layered or c == "projector"}
     return found if len(found) > 1 else {}
 
 
@@ -170,11 +182,12 @@ def _templates(names: Iterable[str], stacks: tuple[Stack, ...]) -> Iterable[Temp
             if pattern.startswith(stack.prefix + "*"):
                 layers[stack.prefix] |= {n[0] for n in many}
     for pattern, many in numbers.items():
-        stack = next((s for s in stacks if pattern.startswith(s.prefix + "*")), None)
-        if stack is None:
+        within = [s for s in stacks if pattern.startswith(s.prefix + "*")]
+        if not within:
             for own in many:
                 yield Template(_fixed(pattern, own, 0))
             continue
+        stack = within[0]
         for rest in {own[1:] for own in many}:
             having = {own[0] for own in many if own[1:] == rest}
             everywhere = having == layers[stack.prefix]
