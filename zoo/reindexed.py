@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.checkpoint import Checkpoint, TensorInfo
 from zoo.dtypes import DTYPES, torch_dtype
+from zoo.pursuit import summed
+from zoo.transplant import Lacking, Transplant, row_bytes
 
 if TYPE_CHECKING:
     import torch
 
 _BLOCK = 4 << 20
 """Bytes read at a time for the mean of all rows."""
-ZERO, MEAN, AVERAGE = -1, -2, -3
-"""In place of a model: a row of zeros, the mean of all tokens' rows, the average of some rows."""
+ZERO, MEAN, AVERAGE, OWN_MEAN, SUM = -1, -2, -3, -4, -5
+"""In place of a model: a row of zeros, the mean of all tokens' rows, the average of some rows, the
+mean of all rows the model had, a sum of some that it had."""
 
 
 class Row(NamedTuple):
@@ -46,6 +49,10 @@ class Rows:
     """Row -> the rows it is the average of."""
     tokens: int
     """Rows that have a token; those after them are their mean."""
+    had: int = 0
+    """Rows the model has of its own."""
+    lacking: tuple[Lacking, ...] = ()
+    """What the rows of kind `SUM` are; `Row.row` counts them one after the other."""
 
     def pieces(self, first: int, last: int) -> Iterable[tuple[int, int, Row]]:
         """(first, last, where that row comes from) of runs that cover rows first to last."""
@@ -54,7 +61,8 @@ class Rows:
             end = self.firsts[at + 1] if at + 1 < len(self.firsts) else self.count
             end, run = min(end, last), self.runs[at]
             offset = first - self.firsts[at]
-            yield first, end, Row(run.model, run.row + offset if run.model >= 0 else 0)
+            counted = run.model >= 0 or run.model == SUM
+            yield first, end, Row(run.model, run.row + offset if counted else 0)
             first, at = end, at + 1
 
 
@@ -76,15 +84,16 @@ class Reindexed(Checkpoint):
         self._own, self._models, self._rows, self._shown = own, models, rows, shown
         self.tensors = {n: shown.get(n, t) for n, t in own.tensors.items()}
         self.opened = own.opened
-        self._means: dict[str, torch.Tensor] = {}
-        self._lock = threading.Lock()
+        self._sums = Transplant(own, models, rows.lacking)
+        self._means: dict[tuple[str, int], torch.Tensor] = {}
+        self._lock = threading.RLock()  # a mean may be of rows that are means
 
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:
         if name not in self._shown:
             self._own.read_into(name, start, buffer)
             return
         info = self._shown[name]
-        width = _row_bytes(info)
+        width = row_bytes(info)
         end = start + len(buffer)
         if start == end:
             return
@@ -99,16 +108,17 @@ class Reindexed(Checkpoint):
         """Bytes `at` and on of the rows `first` to `last`, which have one source."""
         if source.model == ZERO:
             part[:] = bytes(len(part))
+        elif source.model == SUM:
+            self._sums.read_into(info, source.row * row_bytes(info) + at, part)
         elif source.model == AVERAGE:
-            row = _row_bytes(info)
+            row = row_bytes(info)
             for token in range(first + at // row, first + -(-(at + len(part)) // row)):
                 data = _bytes(self._average(info, self._rows.averages[token]))
                 low = max(at, (token - first) * row)
                 high = min(at + len(part), (token - first + 1) * row)
                 part[low - at : high - at] = data[low - (token - first) * row :][: high - low]
-        elif source.model == MEAN:
-            row = _row_bytes(info)
-            data = memoryview(bytes(_bytes(self._mean(info))) * (last - first))
+        elif source.model in (MEAN, OWN_MEAN):
+            data = memoryview(bytes(_bytes(self._mean(info, source.model))) * (last - first))
             part[:] = data[at : at + len(part)]
         else:
             model = self._models[source.model]
@@ -136,33 +146,26 @@ class Reindexed(Checkpoint):
             total += values.to(wide)
         return (total / len(found)).to(torch_dtype(info.dtype))
 
-    def _mean(self, info: TensorInfo) -> torch.Tensor:
-        """The mean of all rows that have a token: halves are added until one row is left, so that
-        the sum is the same whatever the machine."""
+    def _mean(self, info: TensorInfo, which: int) -> torch.Tensor:
+        """The mean of all rows that have a token, or of all that the model had."""
         import torch
 
         with self._lock:
-            if info.name not in self._means:
-                n, width = prod(info.shape[1:]), _row_bytes(info)
+            if (info.name, which) not in self._means:
+                own = which == OWN_MEAN
+                view: Checkpoint = self._own if own else self
+                shown = view.tensors[info.name]
+                count = self._rows.had if own else self._rows.tokens
+                n, width = prod(info.shape[1:]), row_bytes(shown)
                 total = torch.zeros(n, dtype=torch.float64)
                 step = max(1, _BLOCK // max(width, 1))
-                for first in range(0, self._rows.tokens, step):
-                    last = min(first + step, self._rows.tokens)
-                    data = bytearray((last - first) * width)
-                    self.read_into(info.name, first * width, memoryview(data))
-                    block = _viewed(data, info.dtype).view(last - first, n).to(torch.float64)
-                    while len(block) > 1:
-                        half = len(block) // 2
-                        rest = block[2 * half :]
-                        block = torch.cat([block[:half] + block[half : 2 * half], rest])
-                    total += block[0]
-                mean = total / max(1, self._rows.tokens)
-                self._means[info.name] = mean.to(torch_dtype(info.dtype))
-            return self._means[info.name]
-
-
-def _row_bytes(info: TensorInfo) -> int:
-    return prod(info.shape[1:]) * DTYPES[info.dtype].bits // 8
+                for first in range(0, count, step):
+                    last = min(first + step, count)
+                    values = _values(view, shown, first * n, (last - first) * n)
+                    total += summed(values.view(last - first, n).to(torch.float64), 0)
+                mean = total / max(1, count)
+                self._means[info.name, which] = mean.to(torch_dtype(info.dtype))
+            return self._means[info.name, which]
 
 
 def _values(checkpoint: Checkpoint, info: TensorInfo, start: int, count: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The `tokenizer` block of a recipe: whose vocabulary the result has, and the rows of some tokens.
+"""The `tokenizer` block of a recipe: whose vocabulary the result has, and its tokens' rows.
 
     tokenizer:
       source: union                # of all models; or `base`; or one of the models
@@ -7,9 +7,22 @@
         "<pad>": {source: {kind: zero}}
         "<end>": {source: {kind: model_token, model: math@1, token: "</s>"}}    # or token_id: 2
       pad_to_multiple_of: 64       # rows of the embeddings
+      missing: {kind: omp, k: 64}  # rows of all other tokens that a model lacks; see below
 
 A token that has a rule and is nowhere yet is added. The rule gives the row that a model without
 the token takes; with `force`, every model takes it. mergekit writes the block in the same way.
+
+What `missing` makes of a token that a model lacks and no rule is for:
+
+    average         the base's row, else the average of those that have it (as mergekit does)
+    zero            zeros
+    mean            the mean of the model's own rows
+    omp             the token is written as a sum of k tokens that both models know, in a model
+                    that has it, and the same sum is taken of the model's own rows; see
+                    `zoo.transplant`
+
+The first two take rows of other models as they are, which means something where the models were
+trained from one; the last two do not.
 """
 
 from __future__ import annotations
@@ -20,7 +33,9 @@ from typing import Any
 
 from zoo.errors import InvalidRecipe, did_you_mean
 
-_KEYS = ("source", "tokens", "pad_to_multiple_of")
+_KEYS = ("source", "tokens", "pad_to_multiple_of", "missing")
+_KINDS = ("average", "zero", "mean", "omp")
+USUAL_K, MOST_K = 64, 1024
 _RULE_KEYS = ("source", "force")
 _SOURCE_KEYS = {"zero": ("kind",), "model_token": ("kind", "model", "token", "token_id")}
 MOST_ROWS = 2**20
@@ -53,6 +68,18 @@ class TokenRule:
 
 
 @dataclass(frozen=True, slots=True)
+class Missing:
+    """The rows of tokens that a model lacks."""
+
+    kind: str = "average"
+    k: int | None = None
+    """Tokens in a sum, for `omp`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind} | ({} if self.k is None else {"k": self.k})
+
+
+@dataclass(frozen=True, slots=True)
 class TokenizerBlock:
     """What the result's vocabulary is made of."""
 
@@ -60,13 +87,17 @@ class TokenizerBlock:
     """`union`, `base`, or one of the models."""
     tokens: Mapping[str, TokenRule] = field(default_factory=dict)
     pad_to_multiple_of: int | None = None
+    missing: Missing = Missing()
 
     def as_dict(self, names: Callable[[str], str]) -> dict[str, Any]:
         """As it is read, with every model called what `names` says."""
+        # Recipes of earlier releases have no `missing`, and keep their digests.
+        said = {} if self.missing == Missing() else {"missing": self.missing.as_dict()}
         return {
             "source": self.source if self.source in ("union", "base") else names(self.source),
             "tokens": {t: rule.as_dict(names) for t, rule in self.tokens.items()},
             "pad_to_multiple_of": self.pad_to_multiple_of,
+            **said,
         }
 
 
@@ -93,7 +124,29 @@ def read_tokenizer_block(value: Any, model: Callable[[Any], str]) -> TokenizerBl
         source if source in ("union", "base") else model(source),
         {token: _rule(token, rule, model) for token, rule in rules.items()},
         padding,
+        _missing(block.get("missing")),
     )
+
+
+def _missing(value: Any) -> Missing:
+    if value is None:
+        return Missing()
+    found = _map(value, "missing", ("kind", "k"))
+    kind, k = found.get("kind"), found.get("k")
+    if kind not in _KINDS:
+        raise InvalidRecipe(
+            f"`kind` in `missing` cannot be {kind!r}.", how=did_you_mean(str(kind), _KINDS)
+        )
+    if kind != "omp":
+        if k is not None:
+            raise InvalidRecipe(f"`missing` of kind `{kind}` has no `k`.", key="k")
+        return Missing(kind)
+    k = USUAL_K if k is None else k
+    if isinstance(k, bool) or not isinstance(k, int) or not 0 < k <= MOST_K:
+        raise InvalidRecipe(
+            f"`k` in `missing` must be an integer from 1 to {MOST_K}, not {k!r}.", key="k"
+        )
+    return Missing(kind, k)
 
 
 def _rule(token: Any, value: Any, model: Callable[[Any], str]) -> TokenRule:

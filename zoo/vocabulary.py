@@ -2,8 +2,12 @@
 
 Row i of the embeddings and of the output head belongs to token i. A `Vocabulary` says for each
 model which row that is: its own; of a token it lacks the base's, or that of the one model that has
-it, or the average of those that do; zeros where none has. A `Reindexed` checkpoint shows a model
-so, and reads the rows where they are: the engine merges equal shapes and knows nothing of tokens.
+it, or the average of those that do; zeros where none has. A recipe may have other rows in place of
+these (`missing`). A `Reindexed` checkpoint shows a model so, and reads the rows where they are: the
+engine merges equal shapes and knows nothing of tokens.
+
+Models of equal weights are told apart by their files: a model may stand beside itself with other
+tokens. A lock names the second of them by its digest and `#2`.
 
 Source: mergekit's tokenizer option, whose rules these are. Departs: where mergekit's order of
 models, and so the ids of new tokens, change from run to run, ours is the recipe's; a token that
@@ -17,15 +21,16 @@ import re
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.chat_templates import chosen_template
 from zoo.checkpoint import Checkpoint, TensorInfo
 from zoo.dtypes import DTYPES
 from zoo.errors import IncompatibleModels, InvalidRecipe, StoreError, ZooError
-from zoo.reindexed import AVERAGE, MEAN, ZERO, Reindexed, Row, Rows
+from zoo.reindexed import AVERAGE, MEAN, OWN_MEAN, SUM, ZERO, Reindexed, Row, Rows
 from zoo.tokenizer import FILES, Tokenizer, read_tokenizer
 from zoo.tokenizer_block import TokenizerBlock, TokenRule, read_tokenizer_block
+from zoo.transplant import Lacking
 
 if TYPE_CHECKING:
     from zoo.contract import Method
@@ -45,6 +50,17 @@ HEAD = re.compile(
 )
 
 
+class Identity(NamedTuple):
+    """What tells one input of a merge from another."""
+
+    weights: str
+    """Weights digest."""
+    config: str | None
+    """Object key of its config.json."""
+    tokenizer: tuple[tuple[str, str], ...]
+    """Its tokenizer's files by path, and the object keys of their bytes."""
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """The result's vocabulary, and every model's rows in it."""
@@ -52,18 +68,17 @@ class Vocabulary:
     tokenizer: Tokenizer
     rows: int
     """Of the embeddings: one per token, and padding."""
-    by_model: Mapping[str, Rows]
-    """Weights digest -> rows; `Row.model` counts `order`."""
-    order: tuple[str, ...]
-    """Weights digests."""
+    by_model: Mapping[Identity, Rows]
+    """`Row.model` counts `order`."""
+    order: tuple[Identity, ...]
     dtype: str | None
     """The type the recipe asks for."""
     notes: tuple[str, ...] = ()
 
     def over(self, inputs: Inputs) -> Inputs:
         """The inputs, each shown with this vocabulary."""
-        raw = {i.model.digest: i.model.checkpoint for i in _parents(inputs)}
-        models = [raw[digest] for digest in self.order]
+        raw = {identity(i): i.model.checkpoint for i in _parents(inputs)}
+        models = [raw[one] for one in self.order]
 
         def shown(one: Input) -> Input:
             model = one.model
@@ -72,7 +87,7 @@ class Vocabulary:
                 for name, info in model.checkpoint.tensors.items()
                 if is_of_tokens(name) and info.shape
             }
-            view = Reindexed(model.checkpoint, models, self.by_model[model.digest], infos)
+            view = Reindexed(model.checkpoint, models, self.by_model[identity(one)], infos)
             digests = {n: d for n, d in model.digests.items() if n not in infos}
             return replace(one, model=replace(model, checkpoint=view, digests=digests))
 
@@ -91,16 +106,17 @@ def settled(recipe: Recipe, method: Method, inputs: Inputs, registry: Registry) 
     Raises:
         InvalidRecipe: the block names a model that is not merged, or a template that is none.
     """
-    digests = {i.model.label: i.model.digest for i in _parents(inputs)}
+    keys = _keys(inputs)
+    known = {i.model.label: keys[identity(i)] for i in reversed(_parents(inputs))}
     # The recipe's own names: a stage is a version by now, and called otherwise. A query has none.
     own = zip([e.model for e in recipe.experts], inputs.experts, strict=False)
     for name, one in ((recipe.base, inputs.base), (recipe.donor, inputs.giver), *own):
         if name is not None and one is not None:
-            digests[name] = one.model.digest
+            known[name] = keys[identity(one)]
 
-    def digest(name: str) -> str:
-        found = digests.get(name) or _registered(registry, name)
-        if found not in digests.values():
+    def key(name: str) -> str:
+        found = known.get(name) or _registered(registry, name)
+        if found not in known.values():
             raise InvalidRecipe(
                 f"The tokenizer block names `{name}`, which is none of the models merged.",
                 "Its tokens and rows are not at hand.",
@@ -112,13 +128,13 @@ def settled(recipe: Recipe, method: Method, inputs: Inputs, registry: Registry) 
 
     template = None
     if recipe.chat_template is not None:
-        files = [{r.path: p for r, p in i.beside.items()} for i in _parents(inputs)]
-        if not files[0].keys() & FILES:
+        every = [{r.path: p for r, p in i.beside.items()} for i in _parents(inputs)]
+        if not every[0].keys() & FILES:
             raise InvalidRecipe(
                 f"`{inputs.donor.model.label}` has no tokenizer, so no place for `chat_template`.",
                 how="Put its tokenizer files beside the weights, or leave out `chat_template`.",
             )
-        template = chosen_template(recipe.chat_template, files)
+        template = chosen_template(recipe.chat_template, every)
     donor = inputs.giver.model.digest if inputs.giver else None
     if recipe.tokenizer is None:
         return {"donor": donor, "tokenizer": None, "chat_template": template}
@@ -128,8 +144,9 @@ def settled(recipe: Recipe, method: Method, inputs: Inputs, registry: Registry) 
             "and cannot take a `tokenizer` block.",
             method=method.name,
         )
-    block = recipe.tokenizer.as_dict(digest)
-    files_read = {**block, "files": _keys(inputs)}
+    block = recipe.tokenizer.as_dict(key)
+    files = {keys[identity(i)]: dict(identity(i).tokenizer) for i in _parents(inputs)}
+    files_read = {**block, "files": files}
     return {"donor": donor, "tokenizer": files_read, "chat_template": template}
 
 
@@ -150,19 +167,32 @@ def shown(inputs: Inputs, lock: Mapping[str, Any]) -> tuple[Inputs, Vocabulary |
     block = lock["tokenizer"]
     if block is None:
         return inputs, None
-    found = _keys(inputs)
-    for one in _parents(inputs):
-        digest = one.model.digest
-        if found[digest] != block["files"][digest]:
+    keys, files = _keys(inputs), block["files"]
+    stands = {one: _standing_for(one, keys, files) for one in keys}
+    for parent in _parents(inputs):
+        one = identity(parent)
+        if stands[one] == one and dict(one.tokenizer) != files[keys[one]]:
             raise StoreError(
-                f"The tokenizer of `{one.model.label}` is not the one this merge is made with:",
+                f"The tokenizer of `{parent.model.label}` is not the one this merge is made with:",
                 "its weights are, and its tokenizer files differ.",
                 "Register the model with its own tokenizer under another name.",
-                model=one.model.label,
+                model=parent.model.label,
             )
     asked = {k: v for k, v in block.items() if k != "files"}
-    joint = _Union(inputs, read_tokenizer_block(asked, str), lock["dtype"]).vocabulary()
-    return joint.over(inputs), joint
+    joint = _Union(inputs, stands, keys, read_tokenizer_block(asked, str), lock["dtype"])
+    made = joint.vocabulary()
+    return made.over(inputs), made
+
+
+def _standing_for(
+    one: Identity, keys: Mapping[Identity, str], files: Mapping[str, Mapping[str, str]]
+) -> Identity:
+    """The model itself; or, in a lock of a release that knew models by their weights alone, the
+    one of these weights that it took."""
+    if keys[one] in files:
+        return one
+    alike = [o for o in keys if o.weights == one.weights]
+    return next((o for o in alike if dict(o.tokenizer) == files.get(o.weights)), alike[0])
 
 
 def remedy(tensor: str, a: Sequence[int], b: Sequence[int]) -> str:
@@ -179,55 +209,66 @@ def remedy(tensor: str, a: Sequence[int], b: Sequence[int]) -> str:
 class _Union:
     """Works out a vocabulary."""
 
-    def __init__(self, inputs: Inputs, block: TokenizerBlock, dtype: str | None) -> None:
-        self.block, self.dtype = block, dtype
+    def __init__(
+        self,
+        inputs: Inputs,
+        stands: Mapping[Identity, Identity],
+        keys: Mapping[Identity, str],
+        block: TokenizerBlock,
+        dtype: str | None,
+    ) -> None:
+        self.block, self.dtype, self.stands = block, dtype, stands
+        parents = {identity(i): i for i in _parents(inputs)}
+        self.order = tuple(one for one in parents if stands[one] == one)
+        self.named = {keys[one]: n for n, one in reversed([*enumerate(self.order)])}
+        """What a lock calls a model -> its number."""
         base = inputs.base or inputs.giver  # mergekit's base, where it is not the method's
-        self.base = base.model.digest if base else None
-        self.donor = inputs.donor.model.digest
-        self.models = {i.model.digest: i.model for i in _parents(inputs)}
-        self.heights = {d: _height(m.label, m.checkpoint) for d, m in self.models.items()}
+        self.base = self.order.index(stands[identity(base)]) if base else None
+        self.models = [parents[one].model for one in self.order]
+        self.heights = [_height(m.label, m.checkpoint) for m in self.models]
         self.notes: list[str] = []
-        self.tokenizers: dict[str, Tokenizer] = {}
-        for one in _parents(inputs):
-            files = {r.path: p for r, p in one.beside.items()}
-            found = read_tokenizer(one.model.label, files)
-            if found is None and one.model.digest != self.donor:
+        self.own: list[Tokenizer] = []
+        tokenizers: list[Tokenizer] = []
+        for one, height in zip(self.order, self.heights, strict=True):
+            model = parents[one].model
+            found = read_tokenizer(model.label, {r.path: p for r, p in parents[one].beside.items()})
+            if found is None and tokenizers:
                 self.notes.append(
-                    f"`{one.model.label}` has no tokenizer; its tokens are taken to be those of "
-                    f"`{self.models[self.donor].label}`"
+                    f"`{model.label}` has no tokenizer; its tokens are taken to be those of "
+                    f"`{self.models[0].label}`"
                 )
-                found = self.tokenizers[self.donor]
+                found = tokenizers[0]
             if found is None:
                 raise InvalidRecipe(
-                    f"`{one.model.label}` has no tokenizer.",
+                    f"`{model.label}` has no tokenizer.",
                     "The recipe asks for a vocabulary, and the base (or first model) says it.",
                     "Put its `tokenizer.json` beside the weights, or leave out `tokenizer`.",
-                    model=one.model.label,
+                    model=model.label,
                 )
-            self.tokenizers[one.model.digest] = found
-        self.own = {d: t.limited(self.heights[d]) for d, t in self.tokenizers.items()}
+            tokenizers.append(found)
+            self.own.append(found.limited(height))
 
     def vocabulary(self) -> Vocabulary:
         source = self.block.source
         if source == "union":
             chosen = self._union()
         else:
-            chosen = self.own[self.donor if source == "base" else source]
+            chosen = self.own[0 if source == "base" else self.named[source]]
         chosen = chosen.extended((t, None) for t in self.block.tokens)
         ids = chosen.vocabulary
         height = max(ids.values(), default=-1) + 1
         padding = self.block.pad_to_multiple_of or 1
         rows = -(-height // padding) * padding
-        order = tuple(self.models)
-        defaults = self._defaults(ids, order)
-        by_model = {d: self._rows(n, d, ids, defaults, height, rows) for n, d in enumerate(order)}
-        return Vocabulary(chosen, rows, by_model, order, self.dtype, tuple(self.notes))
+        defaults = self._defaults(ids)
+        made = [self._rows(n, ids, defaults, height, rows) for n in range(len(self.order))]
+        by_model = {one: made[self.order.index(own)] for one, own in self.stands.items()}
+        return Vocabulary(chosen, rows, by_model, self.order, self.dtype, tuple(self.notes))
 
     def _union(self) -> Tokenizer:
         """The donor's vocabulary; then what other models learned; then what was added to them."""
         special: dict[str, Mapping[str, Any]] = {}
         unlike: list[str] = []
-        for tokenizer in self.own.values():
+        for tokenizer in self.own:
             for token, how in tokenizer.added.items():
                 if special.setdefault(token, how) != how and token not in unlike:
                     unlike.append(token)
@@ -236,18 +277,18 @@ class _Union:
                 f"{len(unlike)} added tokens are matched differently by some models, "
                 f"first `{unlike[0]}`: the first model's way is kept"
             )
-        learned = {t: None for tok in self.own.values() for t in tok.vocabulary if t not in special}
-        return self.own[self.donor].extended([*learned.items(), *special.items()])
+        learned = {t: None for tok in self.own for t in tok.vocabulary if t not in special}
+        return self.own[0].extended([*learned.items(), *special.items()])
 
-    def _defaults(self, ids: Mapping[str, int], order: Sequence[str]) -> dict[str, tuple[Row, ...]]:
+    def _defaults(self, ids: Mapping[str, int]) -> dict[str, tuple[Row, ...]]:
         """The row of each token for models that lack it: rows to average, none for zeros."""
-        vocabularies = [self.own[d].vocabulary for d in order]
-        base = order.index(self.base) if self.base else None
+        vocabularies = [tokenizer.vocabulary for tokenizer in self.own]
+        base = self.base
         found: dict[str, tuple[Row, ...]] = {}
         orphans = []
         for token in ids:
             if token in self.block.tokens:
-                found[token] = self._ruled(token, self.block.tokens[token], order)
+                found[token] = self._ruled(token, self.block.tokens[token])
                 continue
             having = tuple(Row(m, v[token]) for m, v in enumerate(vocabularies) if token in v)
             if base is not None and token in vocabularies[base]:
@@ -255,79 +296,137 @@ class _Union:
             if not having:
                 orphans.append(token)
             found[token] = having
-        if orphans:
+        if orphans and self.block.missing.kind != "mean":
             self.notes.append(
                 f"{len(orphans)} tokens have no embedding in any model, first `{orphans[0]}`: "
                 "their rows are zeros"
             )
         return found
 
-    def _ruled(self, token: str, rule: TokenRule, order: Sequence[str]) -> tuple[Row, ...]:
+    def _ruled(self, token: str, rule: TokenRule) -> tuple[Row, ...]:
         if rule.model is None:
             return ()
-        vocabulary = self.own[rule.model].vocabulary
+        model = self.named[rule.model]
         row = rule.token_id
         if row is None:
-            row = vocabulary.get(rule.token or token, -1)
-        if not 0 <= row < self.heights[rule.model]:
+            row = self.own[model].vocabulary.get(rule.token or token, -1)
+        if not 0 <= row < self.heights[model]:
             wanted = f"id {row}" if rule.token_id is not None else f"token `{rule.token or token}`"
             raise InvalidRecipe(
-                f"The rule of token `{token}` takes {wanted} of `{self.models[rule.model].label}`,",
+                f"The rule of token `{token}` takes {wanted} of `{self.models[model].label}`,",
                 "which has no such row.",
                 "Name a model that has the token, or another token with `kind: model_token`.",
                 token=token,
             )
-        return (Row(order.index(rule.model), row),)
+        return (Row(model, row),)
 
     def _rows(
         self,
         model: int,
-        digest: str,
         ids: Mapping[str, int],
         defaults: Mapping[str, tuple[Row, ...]],
         height: int,
         count: int,
     ) -> Rows:
-        own = self.own[digest].vocabulary
+        own = self.own[model].vocabulary
         taken = set(own.values())
-        forced = {t for t, rule in self.block.tokens.items() if rule.force}
+        rules = self.block.tokens
         models, rows = array("i", [MEAN]) * count, array("i", [0]) * count
         for hole in set(range(height)) - set(ids.values()):  # ids that no token has
-            unused = hole < self.heights[digest] and hole not in taken
+            unused = hole < self.heights[model] and hole not in taken
             models[hole], rows[hole] = (model, hole) if unused else (ZERO, 0)
         averages = {}
+        lacks = []
         for token, number in ids.items():
-            if token in own and token not in forced:
+            if token in own and not (token in rules and rules[token].force):
                 models[number], rows[number] = model, own[token]
+            elif token not in rules and self.block.missing.kind != "average":
+                lacks.append(token)
             elif len(sources := defaults[token]) == 1:
                 models[number], rows[number] = sources[0]
             elif sources:
                 models[number], averages[number] = AVERAGE, sources
             else:
                 models[number] = ZERO
+        lacking = self._lacking(model, lacks) if self.block.missing.kind == "omp" else {}
+        found = {token: i for i, token in enumerate(t for one in lacking.values() for t in one)}
+        otherwise = OWN_MEAN if self.block.missing.kind == "mean" else ZERO
+        for token in lacks:
+            models[ids[token]] = SUM if token in found else otherwise
+            rows[ids[token]] = found.get(token, 0)
         firsts, runs = [], []
         for i, (m, r) in enumerate(zip(models, rows, strict=True)):
-            follows = i > 0 and m == models[i - 1] and (m < 0 or r == rows[i - 1] + 1)
+            counted = m >= 0 or m == SUM
+            follows = i > 0 and m == models[i - 1] and (not counted or r == rows[i - 1] + 1)
             if not follows:
                 firsts.append(i)
                 runs.append(Row(m, r))
-        return Rows(count, firsts, runs, averages, height)
+        sums = tuple(self._summed(model, donor, tokens) for donor, tokens in lacking.items())
+        return Rows(count, firsts, runs, averages, height, self.heights[model], sums)
+
+    def _lacking(self, model: int, tokens: Sequence[str]) -> dict[int, list[str]]:
+        """Donor -> tokens that are worked out in its embeddings: the model whose vocabulary the
+        result has, or else the base, or else the first that has the token."""
+        source = self.block.source
+        first = [self.named[source]] if source not in ("union", "base") else []
+        first += [] if self.base is None else [self.base]
+        donors = [n for n in dict.fromkeys([*first, *range(len(self.order))]) if n != model]
+        found: dict[int, list[str]] = {}
+        for token in tokens:
+            donor = next((n for n in donors if token in self.own[n].vocabulary), None)
+            if donor is not None:
+                found.setdefault(donor, []).append(token)
+        return found
+
+    def _summed(self, model: int, donor: int, tokens: Sequence[str]) -> Lacking:
+        import numpy as np
+
+        theirs, ours = self.own[donor].vocabulary, self.own[model].vocabulary
+        shared = [token for token in theirs if token in ours]
+        k = self.block.missing.k
+        assert k is not None
+        if not shared:
+            raise InvalidRecipe(
+                f"`{self.models[model].label}` and `{self.models[donor].label}` share no token,",
+                "and `missing: {kind: omp}` writes tokens as sums of shared ones.",
+                "Say `missing: {kind: mean}`, or choose models of related vocabularies.",
+            )
+        self.notes.append(
+            f"{len(tokens)} tokens that `{self.models[model].label}` lacks are sums of up to "
+            f"{min(k, len(shared))} of the {len(shared)} it shares with "
+            f"`{self.models[donor].label}`"
+        )
+        return Lacking(
+            donor,
+            np.array([theirs[t] for t in tokens], dtype=np.int64),
+            np.array([theirs[t] for t in shared], dtype=np.int64),
+            np.array([ours[t] for t in shared], dtype=np.int64),
+            k,
+        )
+
+
+def identity(one: Input) -> Identity:
+    files = ((r.path, r.object) for r in one.beside if r.path in FILES)
+    return Identity(one.model.digest, one.config, tuple(sorted(files)))
 
 
 def _parents(inputs: Inputs) -> list[Input]:
     """The models merged, each once, the donor first."""
     every = [inputs.donor, *([inputs.base] if inputs.base else []), *inputs.experts]
-    return list({i.model.digest: i for i in every}.values())
+    return list({identity(i): i for i in every}.values())
 
 
-def _keys(inputs: Inputs) -> dict[str, dict[str, str]]:
-    """Weights digest -> the tokenizer's files, and the keys of their bytes."""
-    return {
-        i.model.digest: {
-            r.path: r.object for r in sorted(i.beside, key=lambda r: r.path) if r.path in FILES
-        }
-        for i in _parents(inputs)
-    }
+def _keys(inputs: Inputs) -> dict[Identity, str]:
+    """What a lock calls each model: by its weights, and the second with others' by a number."""
+    found = {}
+    seen: dict[str, list[Any]] = {}
+    for one in map(identity, _parents(inputs)):
+        known = seen.setdefault(one.weights, [])
+        if one.tokenizer not in known:
+            known.append(one.tokenizer)
+        number = known.index(one.tokenizer) + 1
+        found[one] = one.weights if number == 1 else f"{one.weights}#{number}"
+    return found
 
 
 def is_of_tokens(name: str) -> bool:
