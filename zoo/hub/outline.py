@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
@@ -29,8 +30,10 @@ TEXTS = {
     *(".spm", ".tiktoken", ".vocab", ""),
 }
 """What is read before a merge, by its ending. Other files beside the weights are left empty."""
-FIRST = 1 << 17
-"""Bytes asked for before it is known how long a header is."""
+LENGTH = 8
+"""Bytes at the beginning of a safetensors file that say how long its header is."""
+AT_ONCE = 8
+"""Headers that are asked for at a time."""
 GGUF_FIRST = 48_000_000
 """Bytes of the beginning of a GGUF file: its vocabulary is in there, and no length says so."""
 
@@ -53,16 +56,9 @@ def write_outline(
     contents = {p: read_whole(transport, revision, f) for p, f in sorted(small.items())}
     for path, file in chosen.beside.items():
         _sparse(folder / path, contents.get(path, b""), file.size)
-    bytes_, tensors = 0, 0
-    for path, file in sorted(chosen.weights.items()):
-        if chosen.pickled:
-            continue
-        header = _header(transport, revision, file, HEADERS_IN_ALL - bytes_)
-        bytes_ += len(header)
-        tensors += header.count(b"{") if path.endswith(".safetensors") else 0
-        if tensors > MOST_TENSORS + 2 * len(chosen.weights):
-            _refuse(revision, f"its headers describe over {MOST_TENSORS:,} tensors")
-        _sparse(folder / path, header, file.size)
+    if not chosen.pickled:
+        for path, header in _headers(transport, revision, chosen.weights).items():
+            _sparse(folder / path, header, chosen.weights[path].size)
     return contents
 
 
@@ -76,7 +72,7 @@ def read_whole(transport: Transport, revision: Revision, file: HubFile) -> bytes
 
     if file.size > SMALL:
         _refuse(revision, f"`{file.path}` has {file.size:,} bytes")
-    data = transport.part(revision.url(file.path), 0, file.size + 1)
+    data = transport.part(revision.url(file.path), 0, file.size + 1, revision.commit)
     if not matches(data, file):
         _refuse(revision, f"`{file.path}` is not the file that is listed")
     return data
@@ -94,26 +90,55 @@ def read_index(transport: Transport, revision: Revision, file: HubFile) -> set[s
     return set(named.values())
 
 
-def _header(transport: Transport, revision: Revision, file: HubFile, most: int) -> bytes:
-    url = revision.url(file.path)
+def _headers(
+    transport: Transport, revision: Revision, weights: Mapping[str, HubFile]
+) -> dict[str, bytes]:
+    """The first bytes of each weights file, up to where its tensors begin."""
+
+    def first(file: HubFile) -> bytes:
+        """The length of the header, which is all that a file without one can be asked for."""
+        return _part(transport, revision, file, b"", min(file.size, LENGTH))
+
+    def rest(file: HubFile, have: bytes) -> bytes:
+        return _part(transport, revision, file, have, _end(revision, file, have))
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        firsts = list(pool.map(first, weights.values()))
+        ends = [_end(revision, f, d) for f, d in zip(weights.values(), firsts, strict=True)]
+        if sum(ends) > HEADERS_IN_ALL:
+            _refuse(revision, f"its headers claim {sum(ends):,} bytes")
+        found = list(pool.map(rest, weights.values(), firsts))
+    tensors = sum(
+        data.count(b"{")
+        for path, data in zip(weights, found, strict=True)
+        if path.endswith(".safetensors")
+    )
+    if tensors > MOST_TENSORS + 2 * len(weights):
+        _refuse(revision, f"its headers describe over {MOST_TENSORS:,} tensors")
+    return dict(zip(weights, found, strict=True))
+
+
+def _end(revision: Revision, file: HubFile, first: bytes) -> int:
+    """Where the tensors of a file begin, by its first bytes, in bytes."""
     if file.path.endswith(".gguf"):
-        return transport.part(url, 0, min(file.size, GGUF_FIRST))
-    data = transport.part(url, 0, min(file.size, FIRST))
-    if len(data) < min(file.size, 8):
-        _refuse(revision, f"`{file.path}` is shorter than it is listed")
-    length = 8 + int.from_bytes(data[:8], "little") if len(data) >= 8 else len(data)
+        return min(file.size, GGUF_FIRST)
+    length = LENGTH + int.from_bytes(first, "little") if len(first) == LENGTH else len(first)
     if length > file.size:
         _refuse(
             revision,
             f"the header of `{file.path}` claims {length:,} bytes, and the file has {file.size:,}",
         )
-    if length > most:
-        _refuse(revision, f"its headers claim over {HEADERS_IN_ALL:,} bytes (`{file.path}`)")
-    if length > len(data):
-        data += transport.part(url, len(data), length)
-    if len(data) < length:
+    return length
+
+
+def _part(transport: Transport, revision: Revision, file: HubFile, have: bytes, stop: int) -> bytes:
+    """The bytes of a file up to `stop`, of which some are here."""
+    url = revision.url(file.path)
+    if len(have) < stop:
+        have += transport.part(url, len(have), stop, revision.commit)
+    if len(have) < stop:
         _refuse(revision, f"`{file.path}` is shorter than it is listed")
-    return data[:length]
+    return have
 
 
 def _sparse(path: Path, content: bytes, size: int) -> None:

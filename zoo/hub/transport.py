@@ -11,10 +11,10 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from zoo.errors import InvalidCheckpoint, NotFound, StoreError, ZooError
@@ -31,6 +31,8 @@ PAUSE = 1.0
 """Seconds before the first retry, doubled for each after."""
 TIMEOUT = 20.0
 """Seconds without any byte from the other side."""
+
+T = TypeVar("T")
 
 _log = logging.getLogger("zoo")
 
@@ -91,7 +93,7 @@ class Transport:
         Raises:
             NotFound, StoreError, InvalidCheckpoint
         """
-        data, reply = self.retried(url, lambda reply: (reply.read(LARGEST_ANSWER + 1), reply))
+        data, reply = self.retried(url, lambda found: (found.read(LARGEST_ANSWER + 1), found))
         if len(data) > LARGEST_ANSWER or data.count(b",") > MOST_VALUES:
             raise InvalidCheckpoint(
                 f"`{url}` answered with over {LARGEST_ANSWER // 10**6} MB of JSON, or over "
@@ -118,11 +120,19 @@ class Transport:
             )
         return found, following
 
-    def retried(self, url: str, read: Any, *, start: int = 0, stop: int | None = None) -> Any:
+    def retried(
+        self,
+        url: str,
+        read: Callable[[Reply], T],
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        commit: str | None = None,
+    ) -> T:
         """What `read` makes of a reply; tried again when the connection or the hub fails."""
         for attempt in range(RETRIES):
             try:
-                with self.get(url, start=start, stop=stop) as reply:
+                with self.get(url, start=start, stop=stop, commit=commit) as reply:
                     return read(reply)
             except Interrupted as error:
                 if attempt == RETRIES - 1:
@@ -130,7 +140,7 @@ class Transport:
                 pause(attempt, error)
         raise AssertionError
 
-    def part(self, url: str, start: int, stop: int) -> bytes:
+    def part(self, url: str, start: int, stop: int, commit: str) -> bytes:
         """Bytes `start` to `stop` of a file, or fewer if it ends before; where the other side
         ignores ranges, what comes before is read and thrown away, if it is little."""
 
@@ -138,8 +148,7 @@ class Transport:
             data = reply.read(stop - reply.start)
             return data[start - reply.start :]
 
-        found: bytes = self.retried(url, read, start=start, stop=stop)
-        return found
+        return self.retried(url, read, start=start, stop=stop, commit=commit)
 
     @contextmanager
     def get(
