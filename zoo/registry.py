@@ -279,7 +279,8 @@ class Registry:
         options = {k: v for k, v in asked.items() if k in _REQUEST}
         if stages := self._stages(recipe, options):
             return plan_stages(self, stages, resources)
-        with prepared(self, request(self, recipe, **options), resources, keep=False) as ready:
+        asked_for = request(self, recipe, **options)
+        with prepared(self, asked_for, resources, keep=False, fetch=False) as ready:
             return [(None, ready.plan)]
 
     def _stages(
@@ -465,6 +466,55 @@ class Registry:
             **about,
         )
 
+    def plan_transform(
+        self,
+        transform: str,
+        parents: Sequence[tuple[str, str]],
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        threads: int | None = None,
+    ) -> dict[str, Any]:
+        """What `transform` would make, as plain data; writes nothing."""
+        from zoo.transforming import planned
+
+        resources = _resources({"memory": "1GiB", "threads": threads})
+        return planned(self, transform, parents, parameters or {}, resources=resources)
+
+    def upcycle(self, config: str | Path | Mapping[str, Any], **where: Any) -> Version | None:
+        """Make a mixture of experts of dense siblings.
+
+        Args:
+            config: path of a configuration of mergekit-moe, or its content; see `zoo.moe.config`.
+            where: `name`, `out` and the others of `transform`.
+        Raises:
+            InvalidRecipe, IncompatibleModels
+        """
+        from zoo.moe.config import read_config
+
+        return self.transform("upcycle", *read_config(config), **where)
+
+    def plan_upcycle(
+        self, config: str | Path | Mapping[str, Any], *, threads: int | None = None
+    ) -> dict[str, Any]:
+        """What `upcycle` would make, as plain data; writes nothing."""
+        from zoo.moe.config import read_config
+
+        return self.plan_transform("upcycle", *read_config(config), threads=threads)
+
+    def merge_moe_experts(
+        self, ref: str, *, options: Mapping[str, Any], **where: Any
+    ) -> Version | None:
+        """Merge the experts of a mixture into fewer, by average.
+
+        Args:
+            ref: the mixture, a reference or path.
+            options: `experts`, `groups` and the others of `zoo_plugins.merge_experts`.
+            where: `name`, `out` and the others of `transform`.
+        Raises:
+            InvalidRecipe, IncompatibleModels
+        """
+        return self.transform("merge_experts", [("model", ref)], options, **where)
+
     # Measuring
 
     def measure(
@@ -593,9 +643,23 @@ class Registry:
 
     # Audit
 
-    def lineage(self, ref: str, *, descendants: bool = False) -> Lineage:
-        """All ancestors of a version, or all descendants; removed versions included."""
-        return self.catalog.lineage(self.catalog.get(ref, removed=True).id, descendants=descendants)
+    def lineage(
+        self, ref: str, *, descendants: bool = False, hash_files: bool = False
+    ) -> Lineage:
+        """All ancestors of a version, or all descendants; removed versions included.
+
+        What models only say of their parents is there too, marked `declared`.
+
+        Args:
+            hash_files: hash all weights files first, to recognise parents that are declared by
+                the sha256 of their file. What was hashed before is known without it.
+        """
+        from zoo.flat_digests import flat_digests, remembered
+
+        if hash_files:
+            flat_digests(self.store, self.catalog.live_objects())
+        version = self.catalog.get(ref, removed=True)
+        return self.catalog.lineage(version.id, descendants=descendants, files=remembered())
 
     def verify(
         self,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -50,6 +50,7 @@ def transform(
     license: str | None = None,
     tags: Mapping[str, str] | None = None,
     progress: Progress | None = None,
+    told: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> Version | None:
     """Make a model of others, as the next version of `name`, in the directory `out`, or both.
 
@@ -58,6 +59,7 @@ def transform(
         parents: (role, reference or path), in order within a role. With `name`, a path is
             registered, so that lineage has something to point at.
         parameters: the transform's options.
+        told: gets the notes on what was made, which a version keeps.
     Returns:
         The new version; None when only a directory was written.
     Raises:
@@ -94,6 +96,8 @@ def transform(
                     target.parent.mkdir(parents=True, exist_ok=True)
                     path.rename(target)
                 shutil.rmtree(partial / ".staging")
+            if told is not None:
+                told(made.notes)
             return None
         with registry.store.staging(f"transform-{uuid4().hex}") as staging:
             staged = _staged(made_by, made, files, staging, resources, listening)
@@ -134,9 +138,44 @@ def transform(
                 notes=dict(made.notes),
             )
             version = publish(registry, staged.files, draft, run)
+    if told is not None:
+        told(made.notes)
     if out is not None:
         registry.export(version.ref, out)
     return version
+
+
+def planned(
+    registry: Registry,
+    named: str,
+    parents: Sequence[tuple[str, str]],
+    parameters: Mapping[str, Any],
+    *,
+    resources: Resources,
+) -> dict[str, Any]:
+    """What `transform` would make, as plain data; nothing is written, and no weight is read.
+
+    Raises:
+        InvalidRecipe, IncompatibleModels, NotFound
+    """
+    made_by = transform_named(registry, named)
+    with ExitStack() as stack:
+        opener = Opener(registry, stack, resources.threads)
+        opened = _by_role(made_by, [(role, opener.open(ref)) for role, ref in parents])
+        values = _checked(made_by, parameters)
+        made = made_by.apply(opened, values)
+        return {
+            "transform": made_by.name,
+            "parents": {
+                role: [{"model": one.model.label, "digest": one.model.digest} for one in those]
+                for role, those in opened.items()
+            },
+            "parameters": values.model_dump(mode="json"),
+            "architecture": made.architecture,
+            "tensors": len(made.checkpoint.tensors),
+            "bytes": sum(t.nbytes for t in made.checkpoint.tensors.values()),
+            "notes": dict(made.notes),
+        }
 
 
 def replayed(
