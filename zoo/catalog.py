@@ -23,8 +23,9 @@ from zoo import group_metrics as groups
 from zoo import tables as t
 from zoo.audit import Happening
 from zoo.database import Database
+from zoo.declared_lineage import with_declared
 from zoo.errors import InvalidSelection, NotFound, RegistryError
-from zoo.lineage import Lineage, closure, reach
+from zoo.lineage import Lineage, reach
 from zoo.overlays import FOLDER
 from zoo.records import (
     FileRecord,
@@ -452,15 +453,26 @@ class Catalog:
             run_id = self._one(connection, version_id).run
             return None if run_id is None else read_run(connection, run_id)
 
-    def lineage(self, version_id: int, *, descendants: bool = False) -> Lineage:
+    def lineage(
+        self,
+        version_id: int,
+        *,
+        descendants: bool = False,
+        files: Mapping[str, str] | None = None,
+    ) -> Lineage:
         """What a version came from, or what came of it; removed versions included.
 
+        Args:
+            files: object key -> `sha256:` of weights files, where these are known, to recognise
+                declared parents by.
         Raises:
             NotFound: there is no such version.
         """
         with self._database.read() as connection:
             self._one(connection, version_id)
-            return closure(connection, version_id, descendants=descendants)
+            return with_declared(
+                connection, version_id, descendants=descendants, files=files or {}
+            )
 
     def descendants(self, version_id: int) -> list[Version]:
         """All that came of a version, itself left out, removed versions included; oldest first."""

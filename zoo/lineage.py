@@ -7,6 +7,7 @@ the answer, however large the registry.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,8 @@ NODE = (
     "removed",
 )
 """Keys of a node; `removed` is when it was removed, or None."""
+DECLARED = "declared:"
+"""Begins the reference of a parent that is only declared, and not in the registry."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,9 @@ class Lineage:
 
     Nodes have the keys of `NODE`, ascending by time of registration.
     Edges: `parent, child, role, weight, run`; `run` is None for an expert registered with its
-    base, whose training the registry did not see.
+    base, whose training the registry did not see. An edge that a model only says it has is marked
+    `declared`, and has `evidence` and `matched`, what its parent was recognised by, or None; see
+    `zoo.declared_lineage`.
     """
 
     root: str
@@ -50,7 +55,9 @@ class Lineage:
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {"root": self.root, "nodes": self.nodes, "edges": self.edges}
+        nodes = [{"declared": False, **n} for n in self.nodes]
+        edges = [{"declared": False, **e} for e in self.edges]
+        return {"root": self.root, "nodes": nodes, "edges": edges}
 
     def as_tree(self) -> str:
         """Lines for people; a version met twice is expanded the first time only."""
@@ -81,9 +88,11 @@ class Lineage:
         """A Mermaid flowchart, arrows from parent to child."""
         ids = self._ids()
         lines = ["flowchart TD"]
-        lines += [f'    {ids[n["ref"]]}["{_caption(n, "<br/>")}"]' for n in self.nodes]
+        lines += [f'    {ids[n["ref"]]}["{_caption(n, "<br/>", _in_mermaid)}"]' for n in self.nodes]
         for e in self.edges:
-            lines.append(f'    {ids[e["parent"]]} -->|"{_edge_caption(e)}"| {ids[e["child"]]}')
+            arrow = "-.->" if e.get("declared") else "-->"
+            caption = _in_mermaid(_edge_caption(e))
+            lines.append(f'    {ids[e["parent"]]} {arrow}|"{caption}"| {ids[e["child"]]}')
         return "\n".join(lines)
 
     def as_dot(self) -> str:
@@ -91,21 +100,29 @@ class Lineage:
         ids = self._ids()
         lines = ["digraph lineage {", "  node [shape=box];"]
         for n in self.nodes:
-            style = ", style=dashed" if n["removed"] else ""
-            caption = _caption(n, "\\n")
+            style = ", style=dashed" if n["removed"] or n.get("declared") else ""
+            caption = _caption(n, "\\n", _in_dot)
             lines.append(f'  {ids[n["ref"]]} [label="{caption}"{style}];')
         for e in self.edges:
             edge = f"{ids[e['parent']]} -> {ids[e['child']]}"
-            lines.append(f'  {edge} [label="{_edge_caption(e)}"];')
+            style = ", style=dashed" if e.get("declared") else ""
+            lines.append(f'  {edge} [label="{_in_dot(_edge_caption(e))}"{style}];')
         return "\n".join([*lines, "}"])
 
     def _ids(self) -> dict[str, str]:
         return {n["ref"]: f"v{i}" for i, n in enumerate(self.nodes)}
 
 
-def closure(connection: Connection, version_id: int, *, descendants: bool) -> Lineage:
-    """The lineage of a version, itself included."""
-    ids = [id_ for (id_,) in _plain(connection, reach(version_id, descendants=descendants))]
+def closures(
+    connection: Connection, version_ids: Sequence[int], *, descendants: bool
+) -> tuple[Lineage, dict[str, int]]:
+    """The lineages of versions as one, whose root is the first; and the row id of each node."""
+    reached = (
+        id_
+        for version_id in version_ids
+        for (id_,) in _plain(connection, reach(version_id, descendants=descendants))
+    )
+    ids = list(dict.fromkeys(reached))
     v, e = t.versions.c, t.edges.c
     query = (
         select(
@@ -151,7 +168,8 @@ def closure(connection: Connection, version_id: int, *, descendants: bool) -> Li
         for parent, child_id, role, weight in _plain(connection, steps)
         if parent in refs  # a descendant may have other parents, which are not part of this
     ]
-    return Lineage(refs[version_id], nodes, edges, descendants)
+    lineage = Lineage(refs[version_ids[0]], nodes, edges, descendants)
+    return lineage, {ref: id_ for id_, ref in refs.items()}
 
 
 def _plain(connection: Connection, query: Select[Any]) -> list[tuple[Any, ...]]:
@@ -171,22 +189,42 @@ def reach(version_id: int, *, descendants: bool) -> Select[int]:
 
 
 def _described(node: dict[str, Any], edge: dict[str, Any] | None) -> str:
+    if node.get("declared"):
+        caption = _edge_caption(edge) if edge else "declared"
+        return f"{_printable(node['name'])} not registered [{_printable(caption)}]"
     words = [node["ref"], node["kind"]]
     if node["method"]:
         words.append(f"by {node['method']}")
     if edge:
-        words.append(f"[{_edge_caption(edge)}]")
+        words.append(f"[{_printable(_edge_caption(edge))}]")
     if node["removed"]:
         words.append(f"(removed {node['removed'][:10]})")
     return " ".join(words)
 
 
-def _caption(node: dict[str, Any], newline: str) -> str:
-    """Names hold no quotes (`zoo.names`); kinds and methods are words."""
+def _caption(node: dict[str, Any], newline: str, quoted: Callable[[str], str]) -> str:
+    if node.get("declared"):
+        return f"{quoted(node['name'])}{newline}not registered"
     caption = f"{node['ref']}{newline}{node['kind']}"
     return caption + (f" by {node['method']}" if node["method"] else "")
 
 
 def _edge_caption(edge: dict[str, Any]) -> str:
     weight = edge["weight"]
-    return str(edge["role"]) if weight is None else f"{edge['role']}, weight {weight:g}"
+    caption = str(edge["role"]) if weight is None else f"{edge['role']}, weight {weight:g}"
+    return f"declared {caption}" if edge.get("declared") else caption
+
+
+def _printable(text: str) -> str:
+    """What a stranger wrote, without what moves a terminal's cursor."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _in_dot(text: str) -> str:
+    return _printable(text).replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _in_mermaid(text: str) -> str:
+    """Source: https://mermaid.js.org/syntax/flowchart.html, entity codes."""
+    marks = {'"': "#quot;", "#": "#35;", "<": "#lt;", ">": "#gt;", "`": "#96;"}
+    return "".join(marks.get(c, c) for c in _printable(text))

@@ -21,7 +21,7 @@ from zoo.card_text import as_yaml, code, inline, plain
 from zoo.declarations.front_matter import split
 from zoo.declarations.plain import LARGEST, json_mapping, listed
 from zoo.errors import NotFound
-from zoo.origins import hub_model
+from zoo.origins import as_hub_model, hub_model
 from zoo.records import FileRecord, MetricValue, Version
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _declared_models(version: Version) -> list[str]:
     declared = version.notes.get("declared")
     found = declared.get("parents") if isinstance(declared, Mapping) else None
     names = [p.get("model") for p in found or () if isinstance(p, Mapping)]
-    return [hub.id for n in names if isinstance(n, str) and (hub := hub_model(f"hf://{n}"))]
+    return [hub.id for n in names if isinstance(n, str) and (hub := as_hub_model(n))]
 
 
 def _words(version: Version) -> list[str]:

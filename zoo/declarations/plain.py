@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ def yaml_mapping(text: str) -> dict[str, Any]:
     """A YAML document that is a mapping, plain; empty when it is none, or beyond reason."""
     import yaml
 
-    if len(text) > LARGEST or text.count("[") + text.count("{") > MOST_VALUES:
+    if len(text) > LARGEST or _brackets(text) > 4 * DEEPEST:
         return {}
     try:
         loader = _loader()(text)
@@ -113,6 +114,15 @@ def _plain(value: Any, left: list[int], levels: int) -> Any:
 def _text(value: str) -> str:
     """Cut, and without what UTF-8 or PostgreSQL cannot hold."""
     return value[:LONGEST].encode("utf-8", "replace").decode().replace("\0", "")
+
+
+def _brackets(text: str) -> int:
+    """How deep brackets are nested, those in strings counted as well."""
+    depth = deepest = 0
+    for mark in re.findall(r"[][{}]", text):
+        depth += 1 if mark in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _loader() -> type[Any]:

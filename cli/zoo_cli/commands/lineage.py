@@ -20,15 +20,23 @@ from zoo_cli.session import Session, pass_session
     help="`tree` for people; `mermaid` and `dot` for pictures.",
 )
 @click.option("--descendants", is_flag=True, help="What was made of it, instead of its origin.")
+@click.option(
+    "--hash-files",
+    is_flag=True,
+    help="Hash all weights files first, to know parents declared by the sha256 of a file.",
+)
 @json_option
 @pass_session
-def command(session: Session, ref: str, form: str, descendants: bool, as_json: bool) -> None:
+def command(
+    session: Session, ref: str, form: str, descendants: bool, hash_files: bool, as_json: bool
+) -> None:
     """Show the ancestors of a version, or its descendants.
 
-    Removed versions are still there, and marked.
+    Removed versions are still there, and marked. So are parents that a model's own card,
+    configuration or metadata names: those are declared, not proved.
     """
     with session.open() as registry:
-        lineage = registry.lineage(ref, descendants=descendants)
+        lineage = registry.lineage(ref, descendants=descendants, hash_files=hash_files)
     if as_json or form == "json":
         show_json(lineage.as_dict())
     elif form == "mermaid":
