@@ -53,12 +53,21 @@ def test_every_problem_is_listed_at_once(
         )
 
     problems = error.value.problems
-    assert 6 == len(problems)
-    assert "method `slerp` merges at most 2 experts, 3 given" == problems[0]
-    assert problems[1].startswith("`short@1` lacks 11 tensors (`extra`, `w10`, `w11`, `w2`,")
-    assert problems[1].endswith("and 3 more), which `other@1` has")
-    assert "tensor `w0` is [2, 3] in `short@1` and [3, 2] in `other@1`" in problems
-    assert "tensor `w1` is [2, 3] in `short@1` and [6] in `other@1`" in problems
+    assert [
+        "method `slerp` merges at most 2 experts, 3 given",
+        "`short@1`, `counts@1` and `base@1` lack the tensor `extra`, which `other@1` has. "
+        "`missing: base` in the recipe leaves it out.",
+        "`short@1` lacks 10 tensors (`w10`, `w11`, `w2`, `w3`, `w4`, `w5`, `w6`, `w7` and 2 more), "
+        "which `other@1`, `counts@1` and `base@1` have. `missing: base` in the recipe takes those "
+        "of `base@1`.",
+        "tensor `w0` is [2, 3] in `short@1` and [3, 2] in `other@1`: one is the other transposed. "
+        '`exclude: ["w0"]` in the recipe keeps that of `base@1`.',
+        "tensor `w1` is [2, 3] in `short@1` and [6] in `other@1`. "
+        '`exclude: ["w1"]` in the recipe keeps that of `base@1`.',
+        "tensor `w3` is F32 in `other@1` and I64 in `counts@1`: one merges, the other does not. "
+        'Get `counts@1` in floating point, or keep what is copied: `exclude: ["w3"]` in the '
+        "recipe.",
+    ] == problems
     assert all(p in str(error.value) for p in problems)
 
 
@@ -72,9 +81,11 @@ def test_shapes_and_names_that_differ_are_named_with_their_models(
         registry.merge(method="linear", experts=["a", "b"], name="m")
 
     assert [
-        "`b@1` lacks 1 tensors (`v`), which `a@1` has",
-        "`a@1` lacks 1 tensors (`u`), which `b@1` has",
-        "tensor `w` is [2, 3] in `a@1` and [3, 2] in `b@1`",
+        "`a@1` lacks the tensor `u`, which `b@1` has. `missing: base` in the recipe leaves it out.",
+        "`b@1` lacks the tensor `v`, which `a@1` has. `missing: base` in the recipe takes that of "
+        "`a@1`.",
+        "tensor `w` is [2, 3] in `a@1` and [3, 2] in `b@1`: one is the other transposed. "
+        '`exclude: ["w"]` in the recipe keeps that of `a@1`.',
     ] == error.value.problems
 
 

@@ -498,7 +498,7 @@ def test_tensors_an_expert_lacks_are_the_bases_where_that_is_allowed(
     register("less", {**less, "classifier.weight": torch.ones(2)}, config=llama_config())
     recipe = {"method": "task_arithmetic", "base": "z", "experts": ["less", "b"]}
 
-    with pytest.raises(IncompatibleModels, match=r"`less@1` lacks 1 tensors.*missing: base"):
+    with pytest.raises(IncompatibleModels, match=r"`less@1` lacks the tensor.*missing: base"):
         registry.plan(recipe)
     found, _ = merged({**recipe, "missing": "base"})
 

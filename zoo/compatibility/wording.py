@@ -27,4 +27,12 @@ def by_value(values: Mapping[str, Any]) -> str:
     groups: dict[str, list[str]] = {}
     for label, value in values.items():
         groups.setdefault(str(value), []).append(label)
-    return ", ".join(f"{value} in {together(labels)}" for value, labels in groups.items())
+    parts = [f"{value} in {together(labels)}" for value, labels in groups.items()]
+    if all(len(labels) == 1 for labels in groups.values()) and len(parts) > 1:
+        return " and ".join([", ".join(parts[:-1]), parts[-1]])
+    return ", ".join(parts)
+
+
+def counted(names: Sequence[str]) -> str:
+    """`the tensor `a``, or how many there are and the first by name."""
+    return f"the tensor `{names[0]}`" if len(names) == 1 else listed(names)
