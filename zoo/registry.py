@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from zoo.gc import GcReport
     from zoo.grow.plan import GrowPlan
     from zoo.grow.population import Population
+    from zoo.hub.pull import Pulled
+    from zoo.hub.push import Pushed
     from zoo.lineage import Lineage
     from zoo.links import LinkMode
     from zoo.measurement import Measured
@@ -178,6 +180,26 @@ class Registry:
             progress=progress,
             origin=origin,
         )
+
+    def pull(self, source: str, **about: Any) -> Pulled:
+        """Bring a model from a hub, or the newer commit of one that was; see `zoo.hub.pull`."""
+        from zoo.hub.pull import pull
+
+        return pull(self, source, **about)
+
+    def push(
+        self,
+        ref: str,
+        repo: str,
+        *,
+        revision: str = "main",
+        create: bool = False,
+        private: bool = False,
+    ) -> Pushed:
+        """Put a version on a hub as one commit; see `zoo.hub.push`."""
+        from zoo.hub.push import push
+
+        return push(self, ref, repo, revision=revision, create=create, private=private)
 
     def attach(
         self,

@@ -100,10 +100,10 @@ def _bring(
 ) -> None:
     pointer = cache / "snapshots" / revision.commit / file.path
     blob = cache / "blobs" / file.key
-    if pointer.exists() and _holds(pointer, file):
+    if pointer.exists() and holds(pointer, file):
         advance(file.size)
         return
-    if blob.exists() and _holds(blob, file):
+    if blob.exists() and holds(blob, file):
         advance(file.size)
     else:
         _download(transport, revision, file, blob, advance)
@@ -119,7 +119,7 @@ def _download(
         with partial.open("ab+") as out:
             fcntl.flock(out, fcntl.LOCK_EX)
             if not _is_same(out, partial):
-                if blob.exists() and _holds(blob, file):
+                if blob.exists() and holds(blob, file):
                     advance(file.size)
                     return
                 continue  # it was finished or thrown away while we waited
@@ -208,7 +208,7 @@ def _after(reply: Reply, have: int) -> Any:
         drop = 0
 
 
-def _holds(path: Path, file: HubFile) -> bool:
+def holds(path: Path, file: HubFile) -> bool:
     """Whether a file in the cache is what is listed."""
     own = _hash(file)
     with path.open("rb") as opened:

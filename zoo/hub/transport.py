@@ -253,14 +253,15 @@ def _check_status(answer: Any, url: str, endpoint: str) -> None:
     if status in (200, 206):
         return
     if code == "RevisionNotFound":
-        _nowhere(url, "there is no such revision.", "Look at the branches on the model's page.")
+        _nowhere(url, "there is no such revision.", "Look at the branches on its page.", code)
     if code == "EntryNotFound":
-        _nowhere(url, "there is no such file.", "It was listed; try again.")
+        _nowhere(url, "there is no such file.", "It was listed; try again.", code)
     if code == "GatedRepo":
         _nowhere(
             url,
             "access to the model is gated.",
             "Ask for it on the model's page, and say who you are: `hf auth login`.",
+            code,
         )
     if status in (401, 403, 404):
         _nowhere(
@@ -268,6 +269,7 @@ def _check_status(answer: Any, url: str, endpoint: str) -> None:
             f"there is no such model at {endpoint}, or it is private and your token does not "
             f"open it (status {status}).",
             "Check the name; `hf auth login` if it is private.",
+            code,
         )
     if status == 416:
         raise InvalidCheckpoint(
@@ -283,8 +285,8 @@ def _check_status(answer: Any, url: str, endpoint: str) -> None:
     )
 
 
-def _nowhere(url: str, why: str, how: str) -> NoReturn:
-    raise NotFound(f"`{url}` cannot be had:", why, how, url=url)
+def _nowhere(url: str, why: str, how: str, code: str) -> NoReturn:
+    raise NotFound(f"`{url}` cannot be had:", why, how, url=url, code=code)
 
 
 def _check_commit(answer: Any, commit: str | None, url: str) -> None:

@@ -1,11 +1,63 @@
-"""`zoo pull`."""
+"""`zoo pull`: bring a model from a hub."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
+
+from zoo_cli.arguments import about_options, complete_reference, tag_option, threads_option
+from zoo_cli.output import json_option, say, show_json
+from zoo_cli.session import Session, pass_session
+from zoo_cli.versions import show_version
 
 
 @click.command("pull")
-def command() -> None:
-    """Bring a model from a hub."""
-    raise NotImplementedError
+@click.argument("source", shell_complete=complete_reference)
+@click.option(
+    "--name", help="Entry to add a version to.  [default: as the model, or the version, is called]"
+)
+@click.option(
+    "--kind",
+    type=click.Choice(["base", "expert", "merge", "adapter"]),
+    help="What the version is.  [default: expert if its files name a parent, or else base]",
+)
+@click.option(
+    "--base",
+    metavar="REF",
+    shell_complete=complete_reference,
+    help="Version it was fine-tuned from.  [default: the model its card names, if that was pulled]",
+)
+@about_options
+@click.option("--license", metavar="ID", help="SPDX identifier.  [default: as its card says]")
+@tag_option
+@threads_option
+@json_option
+@pass_session
+def command(
+    session: Session,
+    /,
+    source: str,
+    tags: tuple[tuple[str, str], ...],
+    as_json: bool,
+    **about: Any,
+) -> None:
+    """Bring a model from a hub as a new version.
+
+    SOURCE is `hf://org/model`, with a branch, tag or commit as `hf://org/model@revision`; or a
+    version that was pulled before, whose branch may have moved. A commit that is there already
+    makes no new version. The bytes lie in the hub's cache and in the store at once, as one file
+    where both are on one file system.
+
+    \b
+        zoo pull hf://Qwen/Qwen2.5-0.5B --name qwen
+        zoo pull qwen
+    """
+    with session.open(create=True) as registry:
+        pulled = registry.pull(source, tags=dict(tags), progress=session.progress, **about)
+    if as_json:
+        show_json({**pulled.version.as_dict(), "fresh": pulled.fresh})
+        return
+    if not pulled.fresh:
+        say(f"{pulled.version.ref} is that commit already; nothing was downloaded")
+    show_version(pulled.version, as_json)
