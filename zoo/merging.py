@@ -21,6 +21,7 @@ from zoo.digest import flat_key, json_digest, weights_digest
 from zoo.environment import check_device, environment
 from zoo.errors import InvalidRecipe, NotFound
 from zoo.execute import execute
+from zoo.families.renamed import with_common_names
 from zoo.gathering import gather
 from zoo.inputs import Inputs, Made
 from zoo.known_digests import LookUp, known_digests
@@ -188,7 +189,8 @@ def prepared(
             ready, inputs = _checked(registry, asked, method, opener, resources)
         if keep:
             inputs = registered(registry, inputs, stack, threads=resources.threads)
-            viewed, joint = shown(inputs, ready.lock)
+            named, _ = with_common_names(inputs)
+            viewed, joint = shown(named, ready.lock)
             models = presented(viewed, ready.lock)
             ready = replace(ready, inputs=viewed, models=models, vocabulary=joint)
         yield ready
@@ -211,7 +213,8 @@ def _checked(
     configs = [i.config for i in (*inputs.experts, *([inputs.base] if inputs.base else []))]
     locked = lock(asked, method, base, digests, inputs.tasks, beside, configs)
     locked |= settled(asked, method, inputs, registry)
-    viewed, joint = shown(inputs, locked)
+    named, renamed = with_common_names(inputs)
+    viewed, joint = shown(named, locked)
     models = presented(viewed, locked)
     looked = (
         f"`{remote.origin}` was looked at by its headers: what stands for its digest is not it"
@@ -225,7 +228,7 @@ def _checked(
         memory=resources.memory,
         threads=resources.threads,
         places=models.places,
-        notes=(*asked.notes, *(joint.notes if joint else ()), *models.notes, *looked),
+        notes=(*asked.notes, *renamed, *(joint.notes if joint else ()), *models.notes, *looked),
     )
     return Prepared(work, viewed, models, data_of(registry, locked), joint), inputs
 

@@ -12,6 +12,7 @@ from zoo.beside import tokenizer_files
 from zoo.components import stems_of, weight_files
 from zoo.digest import flat_key, flat_key_of_file, tree_key
 from zoo.errors import InvalidRecipe, NotFound, VerificationFailed
+from zoo.families.renamed import with_common_names
 from zoo.hashing import HashPool
 from zoo.inputs import Inputs
 from zoo.merging import Prepared, Resources, data_of
@@ -206,7 +207,8 @@ def _reopened(registry: Registry, run: RunDraft, resources: Resources) -> Iterat
             )
         base = opener.version(by_digest[lock["base"]]) if lock["base"] else None
         giver = opener.version(by_digest[lock["donor"]]) if lock["donor"] else None
-        inputs, joint = shown(Inputs(experts, base, None, giver), lock)
+        named, _ = with_common_names(Inputs(experts, base, None, giver))
+        inputs, joint = shown(named, lock)
         models = presented(inputs, lock)
         work = plan(
             method,

@@ -26,11 +26,8 @@ def known(config: Mapping[str, Any], names: Collection[str]) -> Family | None:
         return None
     listed = config.get("architectures")
     classes = line["classes"]
-    chosen = next(
-        (c for c in listed or () if c in classes) if isinstance(listed, list) else (), None
-    )
-    if chosen is None:
-        chosen = _closest(config, line, names)
+    named = [c for c in listed if c in classes] if isinstance(listed, list) else []
+    chosen = named[0] if named else _closest(config, line, names)
     return _family(config, kind, chosen, classes[chosen])
 
 
