@@ -4,8 +4,9 @@
                              to what is left of x; then all coefficients by least squares
 
 Rows are read where they are, some at a time: memory does not grow with the matrix. Which atom is
-nearest is asked in bfloat16 for all of them, and again, for the best few, in float64, in which all
-else is computed. Sums are made by halves, so that the result does not depend on the machine.
+nearest is asked in bfloat16 for all of them, and again in float64 for the best few; where others
+could be nearer by the error of bfloat16, in float32 for all. All else is float64, and sums are made
+by halves, so that the result does not depend on the machine.
 
 Source: Pati, Rezaiifar and Krishnaprasad 1993; solved by an incremental Cholesky factor as in
 Rubinstein, Zibulevsky and Elad 2008. Departs: pursues many vectors at a time; a vector that is
@@ -15,6 +16,7 @@ reached to one part in a million takes no further atoms.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -37,7 +39,7 @@ _HELD = 128 << 20
 """Bytes of atoms kept for the vectors that are pursued together."""
 _CHUNK = 8 << 20
 """Bytes of atoms, as float32, that are compared at a time; and of float64 intermediates."""
-_GROUP, _GROUPS = 16, 4
+_GROUP, _GROUPS = 8, 8
 """Atoms of which only the nearest is remembered; groups of these that are looked at again."""
 _REACHED = 1e-12
 """Squared length of what is left, as a part of the vector's, that counts as nothing."""
@@ -177,11 +179,17 @@ class _Dictionary:
         raw = rows.contiguous().view(torch.uint8).numpy()
         return [blake2b(row, digest_size=16).digest() for row in raw]
 
-    def nearest(self, directions: torch.Tensor, chunk: tuple[int, int]) -> torch.Tensor:
-        """The groups of a chunk that have the atoms nearest to each direction, and how near.
+    @property
+    def best(self) -> int:
+        """What is remembered of each chunk."""
+        return max(2, -(-2 * _GROUPS // len(self.chunks)))
+
+    def roughly(self, directions: torch.Tensor, chunk: tuple[int, int]) -> torch.Tensor:
+        """Groups of a chunk with the atoms nearest to each direction, in bfloat16.
 
         Returns:
-            Shape (n, 2, 2): (nearness, group) of the best two groups.
+            Shape (n, best + 1, 2): (nearness, group), the nearest first. The last is nearer than
+            all that are left out.
         """
         import torch
 
@@ -195,16 +203,33 @@ class _Dictionary:
             units = torch.cat([units, units.new_zeros(rest, units.shape[1])])
         # Atoms of a group lie a stride apart, where torch finds their maximum sooner.
         units = units.view(-1, _GROUP, units.shape[1]).transpose(0, 1).flatten(0, 1)
-        found = torch.full((len(directions), 2, 2), -1.0)
+        found = torch.full((len(directions), self.best + 1, 2), -1.0)
         for at in range(0, len(directions), 256):
             near = torch.mm(directions[at : at + 256], units.T).abs_()
             best = near.view(len(near), _GROUP, -1).amax(1).to(torch.float32)
-            for i in range(min(2, best.shape[1])):
-                value, where = best.max(1)
-                found[at : at + 256, i, 0] = value
-                found[at : at + 256, i, 1] = (first // _GROUP + where).to(torch.float32)
-                best.scatter_(1, where.unsqueeze(1), -1.0)
+            _remember(best, found[at : at + 256], first // _GROUP)
         return found
+
+    def nearly(self, directions: torch.Tensor, chunk: tuple[int, int]) -> torch.Tensor:
+        """Atoms of a chunk nearest to each direction, in float32: (nearness, atom)."""
+        import torch
+
+        first, last = chunk
+        units = self.matrix.rows(self.atoms[first:last]).to(torch.float32)
+        near = torch.mm(directions, units.mul_(self.scales[first:last]).T).abs_()
+        found = torch.full((len(directions), self.best, 2), -1.0)
+        _remember(near, found, first)
+        return found
+
+
+def _remember(near: torch.Tensor, found: torch.Tensor, first: int) -> None:
+    """Write the largest of each row of `near`, and their places, to `found`; spoils `near`."""
+    import torch
+
+    for i in range(min(found.shape[1], near.shape[1])):
+        value, where = near.max(1)
+        found[:, i, 0], found[:, i, 1] = value, (first + where).to(torch.float32)
+        near.scatter_(1, where.unsqueeze(1), -1.0)
 
 
 class _Group:
@@ -232,29 +257,83 @@ class _Group:
         for t in range(self._k):
             if not self._live.any():
                 return
-            groups = self._candidates(pool)
-            list(pool.map(self._grow, blocks, [groups[b] for b in blocks], repeat(t)))
+            atoms = self._next(pool, blocks, t)
+            list(pool.map(self._grow, blocks, [atoms[b] for b in blocks], repeat(t)))
 
-    def _candidates(self, pool: ThreadPoolExecutor) -> torch.Tensor:
-        """Groups that may have the atom nearest to what is left: shape (n, groups)."""
+    def _next(self, pool: ThreadPoolExecutor, blocks: Sequence[slice], t: int) -> torch.Tensor:
+        """The atom nearest to what is left of each vector; -1 where none is."""
         import torch
 
-        lengths = torch.linalg.vector_norm(self._left, dim=1, keepdim=True)
-        directions = (self._left / lengths.clamp(min=1e-300)).to(torch.bfloat16)
-        chunks = self._dictionary.chunks
-        near = torch.cat(
-            list(pool.map(lambda c: self._dictionary.nearest(directions, c), chunks)), 1
-        )
-        best = near[:, :, 0].topk(min(_GROUPS, near.shape[1]), dim=1).indices
-        return near[:, :, 1].gather(1, best).to(torch.int64)
+        dictionary = self._dictionary
+        lengths = torch.linalg.vector_norm(self._left, dim=1, keepdim=True).clamp(min=1e-300)
+        directions = (self._left / lengths).to(torch.float32)
+        rough = directions.to(torch.bfloat16)
+        found = list(pool.map(lambda c: dictionary.roughly(rough, c), dictionary.chunks))
+        near = torch.cat([f[:, :-1] for f in found], 1)
+        beyond = torch.stack([f[:, -1, 0] for f in found]).amax(0)
+        best = near[:, :, 0].topk(min(_GROUPS + 1, near.shape[1]), dim=1)
+        if best.values.shape[1] > _GROUPS:
+            beyond = torch.maximum(beyond, best.values[:, -1])
+        groups = near[:, :, 1].gather(1, best.indices[:, :_GROUPS]).to(torch.int64)
+        places = (groups.clamp(min=0).unsqueeze(2) * _GROUP + torch.arange(_GROUP)).flatten(1)
+        places[groups.repeat_interleave(_GROUP, 1) < 0] = len(dictionary.atoms)
+        chosen = list(pool.map(self._chosen, map(_numbers, blocks), [places[b] for b in blocks]))
+        atoms, nearness = torch.cat([c[0] for c in chosen]), torch.cat([c[1] for c in chosen])
+        nearness /= lengths.squeeze(1)
+        error = 2**-8 * nearness + 2**-6 / self._x.shape[1] ** 0.5
+        doubtful = (self._live & (beyond >= nearness - error)).nonzero().squeeze(1)
+        if len(doubtful):
+            some = directions[doubtful]
+            near = torch.cat(
+                list(pool.map(lambda c: dictionary.nearly(some, c), dictionary.chunks)), 1
+            )
+            best = near[:, :, 0].topk(min(_GROUPS, near.shape[1]), dim=1)
+            places = near[:, :, 1].gather(1, best.indices).to(torch.int64)
+            places[places < 0] = len(dictionary.atoms)
+            atoms[doubtful] = self._chosen(doubtful, places)[0]
+        return atoms
 
-    def _grow(self, block: slice, groups: torch.Tensor, t: int) -> None:
+    def _chosen(
+        self, vectors: torch.Tensor, places: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of some atoms for each vector the nearest, and the product of its direction and what is
+        left; -1 where all are taken, or none.
+
+        Args:
+            vectors: numbers of the vectors, n of them.
+            places: shape (n, m), atoms; as many as there are atoms means none.
+        """
+        import torch
+
+        dictionary, none = self._dictionary, len(self._dictionary.atoms)
+        usable = places < none
+        places = places.clamp(max=none - 1)
+        usable &= (places.unsqueeze(2) != self.chosen[vectors].unsqueeze(1)).all(2)
+        scales = dictionary.scales[places].squeeze(2)
+        usable &= scales > 0
+        table = dictionary.matrix.rows(dictionary.atoms[places.numpy().reshape(-1)])
+        table = table.view(*places.shape, -1)
+        left = self._left[vectors]
+        near = torch.einsum("ncd,nd->nc", table.to(torch.float32), left.to(torch.float32)).abs()
+        near = torch.where(usable, near * scales, torch.full_like(near, -1.0))
+        best = near.topk(min(3, near.shape[1]), dim=1).indices
+        rows = table[torch.arange(len(best)).unsqueeze(1), best].to(torch.float64)
+        lengths = summed(rows * rows, 2).sqrt()
+        exact = summed(rows * left.unsqueeze(1), 2).abs() / lengths.clamp(min=1e-300)
+        exact = torch.where(usable.gather(1, best), exact, torch.full_like(exact, -1.0))
+        top = exact.amax(1, keepdim=True)
+        # Of equally near atoms the first.
+        place = torch.where(exact == top, places.gather(1, best), none).amin(1)
+        return torch.where(top.squeeze(1) > 0, place, -1), top.squeeze(1)
+
+    def _grow(self, block: slice, atom: torch.Tensor, t: int) -> None:
         """Take one more atom for the vectors of a block."""
         import torch
 
         live = self._live[block]
-        atom, rows = self._nearest(block, groups, t)
         live &= atom >= 0
+        dictionary = self._dictionary
+        rows = dictionary.matrix.rows(dictionary.atoms[atom.clamp(min=0).numpy()])
         rows = torch.where(live.unsqueeze(1), rows, torch.zeros_like(rows))
         self._rows[block, t] = rows
         wide = rows.to(torch.float64)
@@ -290,38 +369,11 @@ class _Group:
         parts = self._rows[block, : t + 1].to(torch.float64) * found.unsqueeze(2)
         self._left[block] = self._x[block] - summed(parts, 1)
 
-    def _nearest(
-        self, block: slice, groups: torch.Tensor, t: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The nearest atoms of some groups, -1 where none is near; and their rows."""
-        import torch
 
-        atoms = self._dictionary.atoms
-        places = (groups.unsqueeze(2) * _GROUP + torch.arange(_GROUP)).flatten(1)
-        inside = places < len(atoms)
-        inside &= groups.repeat_interleave(_GROUP, 1) >= 0
-        places = torch.where(inside, places, torch.zeros_like(places))
-        table = self._dictionary.matrix.rows(atoms[places.numpy().reshape(-1)])
-        table = table.view(*places.shape, -1)
-        scales = self._dictionary.scales[places].squeeze(2)
-        fresh = (places.unsqueeze(2) != self.chosen[block, :t].unsqueeze(1)).all(2)
-        usable = inside & fresh & (scales > 0)
-        left = self._left[block]
-        near = torch.einsum("ncd,nd->nc", table.to(torch.float32), left.to(torch.float32)).abs()
-        near = torch.where(usable, near * scales, torch.full_like(near, -1.0))
-        best = near.topk(min(3, near.shape[1]), dim=1).indices
-        order = torch.arange(len(best)).unsqueeze(1)
-        rows = table[order, best].to(torch.float64)
-        lengths = summed(rows * rows, 2).sqrt()
-        exact = summed(rows * left.unsqueeze(1), 2).abs() / lengths.clamp(min=1e-300)
-        exact = torch.where(usable.gather(1, best), exact, torch.full_like(exact, -1.0))
-        place = places.gather(1, best)
-        top = exact.amax(1, keepdim=True)
-        # Of equally near atoms the first.
-        place = torch.where(exact == top, place, torch.full_like(place, len(atoms))).amin(1)
-        which = (places == place.unsqueeze(1)).to(torch.uint8).argmax(1)
-        place = torch.where(top.squeeze(1) > 0, place, torch.full_like(place, -1))
-        return place, table[order.squeeze(1), which]
+def _numbers(block: slice) -> torch.Tensor:
+    import torch
+
+    return torch.arange(block.start, block.stop)
 
 
 def _block(row: int) -> int:
