@@ -22,7 +22,7 @@ from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
-SHARED = ("zoo.stages", "zoo.moe")
+SHARED = ("zoo.stages", "zoo.moe", "zoo.adapters")
 
 
 def code_hash(functions: Iterable[Callable[..., Any]]) -> str:

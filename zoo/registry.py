@@ -488,6 +488,47 @@ class Registry:
             **about,
         )
 
+    def extract_lora(
+        self,
+        model: str,
+        base: str,
+        *,
+        rank: int | None = None,
+        energy: float | None = None,
+        alpha: float | None = None,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        embeddings: bool = False,
+        modules_to_save: str = "changed",
+        **where: Any,
+    ) -> Version | None:
+        """Make a PEFT adapter of the difference of two models; see `zoo.adapters.factoring`.
+
+        Args:
+            rank: of each product, at most.
+            energy: share of the squared singular values to keep, instead or as well.
+            alpha: `lora_alpha` to write; the largest rank by default.
+            include, exclude: globs of tensors.
+            embeddings: factor embeddings too.
+            modules_to_save: `changed` brings along what has no factors; `none` leaves it out.
+            where: `name`, `out` and the others of `transform`.
+        Raises:
+            InvalidRecipe: neither a rank nor an energy.
+            IncompatibleModels: no adapter takes the one to the other.
+        """
+        parameters = {
+            "rank": rank,
+            "energy": energy,
+            "alpha": alpha,
+            "include": list(include),
+            "exclude": list(exclude),
+            "embeddings": embeddings,
+            "modules_to_save": modules_to_save,
+        }
+        return self.transform(
+            "extract_lora", [("model", model), ("base", base)], parameters, **where
+        )
+
     def plan_transform(
         self,
         transform: str,

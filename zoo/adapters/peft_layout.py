@@ -51,7 +51,7 @@ _SLOT = re.compile(rf"(.+)\.({'|'.join(_SLOTS)})(?:\.[\w-]+?)??(\.weight|\.bias)
 """Module, slot, perhaps the name the adapter had in memory, and what of it."""
 _TOKENS = re.compile(r"(.+)\.token_adapter\.trainable_tokens_delta(?:\.[\w-]+)?")
 _SAVED = re.compile(r"(.+?)(?:\.base_layer|\.original_module|\.modules_to_save\.[\w-]+)?\.([\w-]+)")
-_CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 """Architectures whose linear layers keep the transpose, as transformers' `Conv1D` does."""
 
 
@@ -197,7 +197,7 @@ def _is_transposed(
     if made[0] != made[1]:
         return made == shape[::-1]
     kind = (base_config or {}).get("model_type")
-    return kind in _CONV1D if isinstance(kind, str) else config.transposed
+    return kind in CONV1D if isinstance(kind, str) else config.transposed
 
 
 def _check_rank(module: str, update: Update, config: PeftConfig, origin: str) -> None:
