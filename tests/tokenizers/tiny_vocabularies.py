@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -100,9 +100,9 @@ class Merged:
 
     @cached_property
     def tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
+        from transformers import PreTrainedTokenizerFast
 
-        return AutoTokenizer.from_pretrained(self.directory)
+        return PreTrainedTokenizerFast.from_pretrained(self.directory)
 
     @property
     def vocabulary(self) -> dict[str, int]:
@@ -124,10 +124,3 @@ class Merged:
 def linear(models: Sequence[Path], **more: Any) -> dict[str, Any]:
     """A recipe that averages."""
     return {"method": "linear", "experts": [str(m) for m in models], **more}
-
-
-def ids(directory: Path) -> Mapping[str, int]:
-    """Token -> id, as the tokenizer's file says."""
-    document = json.loads((directory / "tokenizer.json").read_text())
-    found = dict(document["model"]["vocab"])
-    return {**found, **{e["content"]: e["id"] for e in document["added_tokens"]}}
