@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from zoo.compatibility.doubts import doubts
 from zoo.fitting import fitted
 from zoo.plan import Model, Place, refuse
 from zoo.stacking import stack
@@ -48,4 +49,6 @@ def presented(inputs: Inputs, lock: Mapping[str, Any]) -> Presented:
         notes += made.notes
     given = inputs.donor.model if places is None else base or experts[0]
     fit = fitted(lock, experts, base, given.checkpoint.opened.config, places)
-    return Presented(tuple(fit.experts), fit.base, places, fit.config, (*notes, *fit.notes))
+    doubtful = (str(p) for p in doubts(inputs, lock))
+    told = (*notes, *fit.notes, *doubtful)
+    return Presented(tuple(fit.experts), fit.base, places, fit.config, told)

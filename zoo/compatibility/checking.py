@@ -12,12 +12,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.compatibility.doubts import doubts
+from zoo.compatibility.origins import doubts_of_origin
 from zoo.compatibility.problem import Problem, Report, in_order, of_error
 from zoo.compatibility.tensors import differences
+from zoo.compatibility.terms import licences_of
 from zoo.dequantize import dequantized_model
 from zoo.digest import flat_key_of_file, json_digest
 from zoo.errors import IncompatibleModels, InvalidCheckpoint, InvalidRecipe, NotFound, ZooError
-from zoo.inputs import Input, is_carried
+from zoo.inputs import Input, Inputs, is_carried
+from zoo.licences import Combined, combined
 from zoo.merging import Resources, prepared, request
 from zoo.opener import Opener
 from zoo.planned import Model
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
     from zoo.checkpoint import Checkpoint
     from zoo.registry import Registry
 
-_READ_BESIDE = FILES | {"config.json", "generation_config.json"}
+_READ_BESIDE = FILES | {"config.json", "generation_config.json", "adapter_config.json"}
 """Files that a check looks into; all are small."""
 
 
@@ -73,16 +77,20 @@ def check(
         for name in _names(asked):
             opened.add(name)
         problems = list(opened.problems)
-        if problems:
-            problems += opened.compared(asked)
-        else:
-            problems += _planned(registry, asked, opened)
+        inputs = opened.together(asked)
+        problems += opened.compared() if problems else _planned(registry, asked, opened)
+        licence = Combined(None)
+        if inputs is not None:
+            problems += _doubtful(inputs, problems)
+            licence = combined(licences_of([*inputs.experts, inputs.donor]).values())
         labels = [one.model.label for one in opened.inputs.values()]
     return Report(
         models=tuple(labels),
         problems=in_order(problems),
         base=opened.inputs[asked.base].model.label if asked.base in opened.inputs else None,
         method=method or (asked.method if recipe is not None else None),
+        license=licence.license,
+        obligations=licence.obligations,
     )
 
 
@@ -108,10 +116,17 @@ class _Opened:
         except (IncompatibleModels, InvalidRecipe) as error:
             self.problems += of_error(error, "unreadable", (name,))
 
-    def compared(self, asked: Recipe) -> list[Problem]:
-        """The differences of those that could be opened: not all can be planned."""
+    def compared(self) -> list[Problem]:
+        """The differences of those that could be opened, where not all can be planned."""
         models = [one.model for one in self.inputs.values()]
         return differences(models, len(models), set()) if len(models) > 1 else []
+
+    def together(self, asked: Recipe) -> Inputs | None:
+        """Those that could be opened, in their roles; None where no expert could."""
+        experts = tuple(self.inputs[e.model] for e in asked.experts if e.model in self.inputs)
+        base = self.inputs.get(asked.base or "")
+        giver = self.inputs.get(asked.donor or "")
+        return Inputs(experts, base, None, giver) if experts else None
 
 
 def _opened(registry: Registry, named: str, stack: ExitStack) -> Input:
@@ -172,15 +187,46 @@ def _names(asked: Recipe) -> Iterator[str]:
     named = [e.model for e in asked.experts]
     named += [path for e in asked.experts for path in e.artifacts.values()]
     named += [name for name in (asked.donor, asked.base) if name is not None]
-    yield from dict.fromkeys(named)
+    for name in dict.fromkeys(named):
+        base, plus, adapter = name.rpartition("+")
+        if plus and not Path(name).exists():  # an adapter on a base
+            yield from (base, adapter)
+        else:
+            yield name
 
 
 def _planned(registry: Registry, asked: Recipe, opened: _Opened) -> list[Problem]:
-    """What planning the merge refuses."""
+    """What planning the merge refuses, and what it has to say; doubts are told apart."""
     try:
         with prepared(registry, asked, Resources(), keep=False, stages=opened.inputs) as ready:
-            return [Problem("plan", "note", note) for note in ready.plan.notes]
+            doubtful = doubts(ready.inputs, ready.lock)
+            known = {str(p) for p in doubtful}
+            notes = [n for n in ready.plan.notes if n not in known]
+            return [*doubtful, *(Problem("plan", "note", n.rstrip(".")) for n in notes)]
     except IncompatibleModels as error:
         return of_error(error, "refused")
     except InvalidRecipe as error:
-        return [*of_error(error, "recipe"), *opened.compared(asked)]
+        return [*of_error(error, "recipe"), *opened.compared()]
+    except (NotFound, InvalidCheckpoint) as error:
+        return [*of_error(error, "unreadable"), *opened.compared()]
+
+
+def _doubtful(inputs: Inputs, problems: Sequence[Problem]) -> list[Problem]:
+    """Warnings and notes, less those whose cause is told as an error already."""
+    errors = [p for p in problems if p.severity == "error"]
+    codes = {p.code for p in errors}
+    found = [] if not errors else doubts(inputs, {})
+    if "vocabulary" in codes or "recipe" in codes:
+        found = [p for p in found if p.code != "tokenizer"]
+    if "architecture" in codes:
+        found = [p for p in found if p.code not in ("architecture", "settings", "tokenizer")]
+    found = [p for p in found if not any(_same_value(p, e) for e in errors)]
+    if not codes & {"architecture", "quantized", "adapter"}:
+        found += doubts_of_origin(inputs.experts, inputs.base)
+    return found
+
+
+def _same_value(doubt: Problem, error: Problem) -> bool:
+    """Whether both are about one value of the configurations."""
+    told = doubt.what.split(" is ")[0]
+    return doubt.code == "settings" and error.what.startswith(f"{told} is ")

@@ -52,6 +52,8 @@ class Report:
     method: str | None = None
     license: str | None = None
     """What a merge of the models would be under; None where that cannot be said."""
+    obligations: tuple[str, ...] = ()
+    """What their licences ask of whoever shares it."""
 
     @property
     def ok(self) -> bool:
@@ -68,6 +70,7 @@ class Report:
             "base": self.base,
             "method": self.method,
             "license": self.license,
+            "obligations": list(self.obligations),
             "problems": [p.as_dict() for p in self.problems],
         }
 
