@@ -28,5 +28,5 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[Registry]:
-    with zoo.open(tmp_path / "zoo" / "registry.db") as opened:
+    with zoo.open(tmp_path / "registry.db") as opened:
         yield opened

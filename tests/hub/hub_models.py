@@ -32,3 +32,8 @@ def cache_files(tmp_path: Path) -> list[str]:
     """What the hub's cache holds."""
     root = tmp_path / "hf"
     return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if not p.is_dir())
+
+
+def header_bytes(data: bytes) -> int:
+    """Bytes before the first tensor of a safetensors file."""
+    return 8 + int.from_bytes(data[:8], "little")

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from zoo.checkpoint import Opened
 from zoo.declarations.records import Declared
 from zoo.declared import read_declared
-from zoo.errors import InvalidName, NotFound, ZooError
+from zoo.errors import InvalidName, NotFound
 from zoo.hub.names import SCHEME, HubName, read_name
 from zoo.hub.outline import read_whole
 from zoo.hub.source import HubSource
 from zoo.hub.transport import Transport
+from zoo.names import check_entry_name
 from zoo.origins import hub_model
 from zoo.progress import Progress
 from zoo.records import Version
@@ -56,7 +57,8 @@ def pull(
     Args:
         source: `hf://org/model@rev`; or a version that was pulled, whose branch may have moved.
         name: the entry; the repository's name, or that of the version, by default.
-        kind: `expert` where the model's files name a parent, and else `base`, by default.
+        kind: by default what the model's files tell: `base` where they name no parent, `expert`
+            where they name one, `merge` where they name several.
         base: version it was fine-tuned from; by default the one that was pulled from where the
             model's files say that it came from.
         about: task, phase, licence, tags, threads, as for `register`.
@@ -81,7 +83,7 @@ def pull(
         )
     if kind is None or base is None:
         declared = _declared(remote)
-        kind = kind or ("expert" if declared.parents else "base")
+        kind = kind or _kind(declared)
         base = base or _base(registry, declared)
     version = registry.register(
         asked.at(asked.revision), name=entry, kind=kind, base=base, progress=progress, **about
@@ -124,25 +126,26 @@ def _declared(remote: HubSource) -> Declared:
         return read_declared(Opened(remote.origin, auxiliary=found))
 
 
+def _kind(declared: Declared) -> str:
+    return ("base", "expert", "merge")[min(2, len(declared.parents))]
+
+
 def _base(registry: Registry, declared: Declared) -> str | None:
-    """The version of the one model that it says it came from, if that was pulled."""
-    if len(declared.parents) != 1:
+    """The version of the one base that it says it has, if that was pulled."""
+    bases = [p for p in declared.parents if p.role == "base"] or list(declared.parents)
+    if len(bases) != 1:
         return None
-    named = hub_model(declared.parents[0].source or f"{SCHEME}{declared.parents[0].model}")
+    named = hub_model(bases[0].source or f"{SCHEME}{bases[0].model}")
     if named is None:
         return None
-    try:
-        found = registry.select(f"source like '{SCHEME}{named.id}@%'", "created_at")
-    except ZooError:
-        return None
+    found = registry.select(f"source like '{SCHEME}{named.id}@%'", "created_at")
     own = [v for v in found if _hub(v).get("repo") == named.id]
-    return own[-1].ref if own else None
+    same = [v for v in own if bases[0].weights in (None, v.digest)]
+    return same[-1].ref if same else None
 
 
 def _versions(registry: Registry, entry: str) -> list[Version]:
     """The versions of an entry, oldest first."""
-    from zoo.names import check_entry_name
-
     return registry.select(f"name = '{check_entry_name(entry)}'", "version")
 
 

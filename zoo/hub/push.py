@@ -11,6 +11,7 @@ is installed, which only some hubs speak; a hub that does not gets them by Git L
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -84,7 +85,9 @@ def push(
     contents = _contents(registry, version)
     transport = Transport()
     api = HfApi(endpoint=transport.endpoint, library_name="zoo")
-    with ExitStack() as stack:
+    with ExitStack() as stack, warnings.catch_warnings():
+        # The library calls its HTTP client in a way that the client warns of.
+        warnings.simplefilter("ignore", DeprecationWarning)
         stack.enter_context(_refused(name))
         if create:
             api.create_repo(name.repo, private=private or None, exist_ok=True)

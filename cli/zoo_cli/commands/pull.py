@@ -20,7 +20,7 @@ from zoo_cli.versions import show_version
 @click.option(
     "--kind",
     type=click.Choice(["base", "expert", "merge", "adapter"]),
-    help="What the version is.  [default: expert if its files name a parent, or else base]",
+    help="What the version is.  [default: by the parents its files name]",
 )
 @click.option(
     "--base",
