@@ -724,6 +724,27 @@ class Registry:
         version = self.catalog.get(ref, removed=True)
         return self.catalog.lineage(version.id, descendants=descendants, files=remembered())
 
+    def export_lineage(self, ref: str, form: str, *, descendants: bool = False) -> str:
+        """Lineage as another tool reads it; see `zoo.lineage_exports`.
+
+        Args:
+            form: `openlineage`, `cyclonedx` or `spdx`. The last two hash every file of every
+                model in the lineage.
+        Raises:
+            NotFound: no such version.
+            InvalidRecipe: no such form.
+        """
+        from zoo.errors import did_you_mean
+        from zoo.lineage_exports import EXPORTERS
+        from zoo.lineage_exports.graph import collect
+
+        if form not in EXPORTERS:
+            raise InvalidRecipe(
+                f"Lineage has no form `{form}`.", how=did_you_mean(form, sorted(EXPORTERS))
+            )
+        hashes = form != "openlineage"
+        return EXPORTERS[form](collect(self, ref, descendants=descendants, hashes=hashes))
+
     def verify(
         self,
         ref: str,
@@ -830,16 +851,28 @@ class Registry:
         *,
         task: str | None = None,
         base: str | Path | None = None,
+        format: str | None = None,
+        dtype: str | None = None,
+        progress: Progress | None = None,
     ) -> Path:
         """Copy a version to a new directory of plain files.
 
         Args:
             task: write the plain model of this task instead; `ref` may then be a directory too.
             base: where the base is, if the registry does not have it.
+            format: `gguf` writes one file for llama.cpp into the directory.
+            dtype: of that file's matrices: `f16`, `bf16`, `f32` or `q8_0`.
         Raises:
             StoreError: the directory exists and is not empty, or there is no room.
             NotFound: no such version or task, or the task's base is gone.
+            InvalidCheckpoint: the model has no place in the format.
         """
+        if format is not None:
+            from zoo.exporting import export_as
+
+            return export_as(
+                self, format, ref, Path(directory), task, base, dtype=dtype, progress=progress
+            )
         from zoo.becoming import becoming
 
         if task is not None:

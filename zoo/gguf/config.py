@@ -87,7 +87,7 @@ def config_of(
                 key=needed,
             )
     for key, said in _TOKENS.items():
-        if (token := pairs.get(key)) is not None:
+        if type(token := pairs.get(key)) is int:
             config[said] = token
     turned = own("rope.dimension_count")
     width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
@@ -95,7 +95,7 @@ def config_of(
         config["head_dim"] = turned
     elif family.architecture == "phi3" and turned is not None and turned != width:
         config["partial_rotary_factor"] = turned / width
-    config["rope_theta"] = float(own("rope.freq_base") or THETA)
+    config["rope_theta"] = _short(own("rope.freq_base") or THETA)
     scaling, problem = _scaling(family, pairs, config, factors)
     if scaling:
         config["rope_scaling"] = scaling
@@ -115,11 +115,10 @@ def pairs_of(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
     arch = family.architecture
     found: dict[str, Any] = {}
     whole = dict(config)
-    heads = whole.get("num_attention_heads")
+    heads, hidden = whole.get("num_attention_heads"), whole.get("hidden_size")
     whole.setdefault("num_key_value_heads", heads)
-    if isinstance(heads, int) and isinstance(whole.get("hidden_size"), int) and heads:
-        if whole.get("head_dim") is None:
-            whole["head_dim"] = whole["hidden_size"] // heads
+    if isinstance(heads, int) and isinstance(hidden, int) and heads:
+        whole["head_dim"] = whole.get("head_dim") or hidden // heads
     for key, said in family.config.items():
         value = whole.get(said)
         if value is None:
@@ -208,7 +207,9 @@ def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _number(value: Value, key: str) -> int | float | bool:
     """One number; a list with one value for each layer must say the same of all."""
-    if isinstance(value, int | float):
+    if isinstance(value, float):
+        return _short(value)
+    if isinstance(value, int):
         return value
     listed = [] if isinstance(value, str | list) else value.tolist()
     if not listed or any(n != listed[0] for n in listed):
@@ -220,6 +221,13 @@ def _number(value: Value, key: str) -> int | float | bool:
         )
     found: int | float = listed[0]
     return found
+
+
+def _short(value: float) -> float:
+    """The shortest decimal that is the same float32: 1e-06 for 9.999999974752427e-07."""
+    import numpy as np
+
+    return float(str(np.float32(value)))
 
 
 def _scaling(
