@@ -1,21 +1,17 @@
-"""A small zoo with a base, two experts and a merge of them."""
+"""Registries with a base, two experts and a merge of them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import save_file
+from exported_zoo import HOSTILE, Write, small_zoo, writer
 
 import zoo
 from zoo import Registry, Version
 from zoo.plugins import Plugins, load_plugins
-
-Write = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -32,44 +28,30 @@ def registry(tmp_path: Path, plugins: Plugins) -> Iterator[Registry]:
 @pytest.fixture
 def model(tmp_path: Path) -> Write:
     """Writes a model's directory: `model("math", 1.0, {"README.md": "..."})`."""
-
-    def write(
-        name: str, value: float, files: Mapping[str, str] | None = None, **config: Any
-    ) -> Path:
-        folder = tmp_path / "models" / name
-        folder.mkdir(parents=True)
-        tensors = {"a.weight": torch.arange(12.0).reshape(3, 4) + value, "b": torch.ones(3) * value}
-        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-        (folder / "config.json").write_text(json.dumps({"model_type": "tiny", **config}))
-        for path, content in (files or {}).items():
-            (folder / path).write_text(content)
-        return folder
-
-    return write
+    return writer(tmp_path)
 
 
 @pytest.fixture
 def family(registry: Registry, model: Write) -> dict[str, Version]:
     """`qwen` of the hub, its experts `math` and `code`, and `both`, their merge."""
-    registry.register(
-        model("qwen", 0.0), name="qwen", kind="base", origin="hf://Qwen/Qwen-tiny@" + "a" * 40
-    )
-    for i, name in enumerate(("math", "code")):
+    return small_zoo(registry, model)
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory, plugins: Plugins) -> Iterator[Registry]:
+    """The family and more, for tests that only look: `tuned` and `odd` declare their parents,
+    `last` is a merge with them."""
+    root = tmp_path_factory.mktemp("shelf")
+    write = writer(root)
+    card = "---\nbase_model: meta-llama/Llama-3.1-8B\nlicense: gemma\ndatasets: [squad]\n---\n"
+    adapter = json.dumps({"base_model_name_or_path": HOSTILE})
+    with zoo.open(root / "registry.db", plugins=plugins) as registry:
+        small_zoo(registry, write)
         registry.register(
-            model(name, i + 1.0),
-            name=name,
-            base="qwen",
-            task=name,
-            license="MIT",
-            tags={"seed": str(i)},
-            metrics={"accuracy/test": 0.5 + i / 10},
+            write("tuned", 5.0, {"README.md": card}), name="tuned", origin="/home/me/secret/tuned"
         )
-    made = registry.merge(
-        method="task_arithmetic",
-        base="qwen",
-        experts=["math", "code"],
-        parameters={"weight": [0.25, 0.75]},
-        name="both",
-    )
-    assert made is not None
-    return {name: registry.get(name) for name in ("qwen", "math", "code", "both")}
+        registry.register(
+            write("odd", 6.0, {"adapter_config.json": adapter}), name="odd", license="My own"
+        )
+        registry.merge(method="linear", experts=["both", "tuned", "odd"], name="last")
+        yield registry
