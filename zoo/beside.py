@@ -15,13 +15,13 @@ from zoo.inputs import RECIPE_FILE
 from zoo.overlays import config_path
 from zoo.records import FileRecord
 from zoo.safetensors_checkpoint import read_config
-from zoo.tokenizer import FILES, written
+from zoo.tokenizer import FILES, read_object, written
 from zoo.vocabulary import text_parts
 
 if TYPE_CHECKING:
     from zoo.merging import Prepared
 
-_CONFIG = "config.json"
+_CONFIG, _GENERATION = "config.json", "generation_config.json"
 
 
 def files_beside(
@@ -44,6 +44,7 @@ def files_beside(
         own = expert.model.checkpoint.opened.config
         if own and own != donor.model.checkpoint.opened.config:
             made[config_path(task)] = _json(described(own, ready))
+    made |= generation_files(ready)
     if tokenizer := tokenizer_files(ready):
         made |= tokenizer
         kept = {r: p for r, p in kept.items() if r.path not in FILES}
@@ -64,6 +65,18 @@ def tokenizer_files(ready: Prepared) -> dict[str, bytes]:
     return found if template is None else with_template(found, template)
 
 
+def generation_files(ready: Prepared) -> dict[str, bytes]:
+    """How the model generates, where its tokens have other ids now."""
+    if ready.vocabulary is None:
+        return {}
+    path = next((p for r, p in ready.inputs.donor.beside.items() if r.path == _GENERATION), None)
+    if path is None:
+        return {}
+    before = read_object(path)
+    now = ready.vocabulary.renumbered(before, ready.inputs, _GENERATION)
+    return {_GENERATION: _json(now)} if now != before else {}
+
+
 def described(config: Mapping[str, Any], ready: Prepared) -> dict[str, Any]:
     """A configuration that says the type and the vocabulary the weights will have."""
     found: dict[str, Any] = json.loads(json.dumps(config))
@@ -71,6 +84,7 @@ def described(config: Mapping[str, Any], ready: Prepared) -> dict[str, Any]:
         name = DTYPES[dtype].torch_name
         found.update({k: name for k in ("torch_dtype", "dtype") if k in found})
     if ready.vocabulary is not None:
+        found = ready.vocabulary.renumbered(found, ready.inputs, _CONFIG)
         parts = [part for part in (found, *text_parts(found)) if "vocab_size" in part]
         for part in parts or [found]:
             part["vocab_size"] = ready.vocabulary.rows

@@ -19,11 +19,10 @@ from zoo.safetensors_checkpoint import read_small
 FAST, CONFIG, LEGACY = "tokenizer.json", "tokenizer_config.json", "added_tokens.json"
 _CORE = ("vocab.json", "merges.txt", "vocab.txt")
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+SPECIAL = "special_tokens_map.json"
 TEMPLATE, TEMPLATE_JSON = "chat_template.jinja", "chat_template.json"
 FILES = frozenset(
-    {FAST, CONFIG, LEGACY, "special_tokens_map.json", TEMPLATE, TEMPLATE_JSON}
-    | set(_CORE)
-    | set(_SENTENCEPIECE)
+    {FAST, CONFIG, LEGACY, SPECIAL, TEMPLATE, TEMPLATE_JSON} | set(_CORE) | set(_SENTENCEPIECE)
 )
 """All that a tokenizer's files are called, at the top of a model's directory."""
 
@@ -57,6 +56,8 @@ class Tokenizer:
     """The tokenizer's files by name."""
     changed: bool = False
     """Whether it says something else than the files."""
+    named: frozenset[str] = frozenset()
+    """All tokens there were when it was read."""
 
     def limited(self, rows: int) -> Tokenizer:
         """Without the tokens whose ids are `rows` or more: the embeddings have no row for them."""
@@ -134,6 +135,7 @@ def read_tokenizer(label: str, files: Mapping[str, Path]) -> Tokenizer | None:
         dict(sorted(added.items(), key=lambda item: vocabulary[item[0]])),
         core,
         own,
+        named=frozenset(vocabulary),
     )
 
 
@@ -179,8 +181,12 @@ def written(tokenizer: Tokenizer) -> dict[str, bytes]:
         )
     if lost:  # the other spellings of the vocabulary are not true any more
         found = {n: data for n, data in found.items() if n not in (*_CORE, *_SENTENCEPIECE)}
+    gone = {t for t in tokenizer.named if t not in ids}
+    for name in (CONFIG, SPECIAL) if gone else ():
+        if name in found:
+            found[name] = _json(_without(read_object(files[name]), gone))
     if CONFIG in found:
-        config = read_object(files[CONFIG])
+        config = json.loads(found[CONFIG])
         if "added_tokens_decoder" in config or FAST not in found:
             config["added_tokens_decoder"] = {
                 str(e["id"]): {key: e[key] for key in ("content", *_PLAIN)} for e in entries
@@ -189,6 +195,22 @@ def written(tokenizer: Tokenizer) -> dict[str, bytes]:
     if LEGACY in found or FAST not in found:
         late = [t for t in tokenizer.added if t not in tokenizer.learned]
         found[LEGACY] = _json({t: ids[t] for t in late})
+    return found
+
+
+def _without(content: Mapping[str, Any], gone: set[str]) -> dict[str, Any]:
+    """Special tokens without those that are no tokens any more: transformers would add them, with
+    ids that no embedding has."""
+
+    def text(value: Any) -> Any:
+        return value.get("content") if isinstance(value, dict) else value
+
+    found = {}
+    for key, value in content.items():
+        if key.endswith("_special_tokens") and isinstance(value, list):
+            found[key] = [v for v in value if text(v) not in gone]
+        elif not key.endswith("_token") or text(value) not in gone:
+            found[key] = value
     return found
 
 

@@ -28,7 +28,8 @@ from zoo.checkpoint import Checkpoint, TensorInfo
 from zoo.dtypes import DTYPES
 from zoo.errors import IncompatibleModels, InvalidRecipe, StoreError, ZooError
 from zoo.reindexed import AVERAGE, MEAN, OWN_MEAN, SUM, ZERO, Reindexed, Row, Rows
-from zoo.tokenizer import FILES, Tokenizer, read_tokenizer
+from zoo.token_ids import TEXT_PARTS, Now, now_of, of_tokenizer, renumbered
+from zoo.tokenizer import FILES, Tokenizer, read_object, read_tokenizer
 from zoo.tokenizer_block import TokenizerBlock, TokenRule, read_tokenizer_block
 from zoo.transplant import Lacking
 
@@ -73,7 +74,42 @@ class Vocabulary:
     order: tuple[Identity, ...]
     dtype: str | None
     """The type the recipe asks for."""
+    before: Mapping[str, int]
+    """Token -> id in the donor's tokenizer, whose ids its configurations name."""
+    source: Identity | None
+    """The model whose tokenizer it is, where that is another than the donor."""
     notes: tuple[str, ...] = ()
+
+    def renumbered(self, config: Mapping[str, Any], inputs: Inputs, name: str) -> dict[str, Any]:
+        """A configuration of the donor, with the ids that tokens have now.
+
+        Args:
+            name: `config.json`, or `generation_config.json`.
+        """
+        found, _ = renumbered(config, self._now)
+        if self.source is None:
+            return found
+        one = next(i for i in _parents(inputs) if identity(i) == self.source)
+        said = _said(one, "config.json")
+        if name != "config.json":
+            said |= _said(one, name)
+        special = of_tokenizer(said, self._now_of_source(one))
+        parts = [part for part in (found, *text_parts(found)) if "vocab_size" in part] or [found]
+        for part in parts:
+            part.update(special)
+        for part in (found, *text_parts(found)):
+            part.update({k: v for k, v in special.items() if k in part})
+        return found
+
+    @property
+    def _now(self) -> Now:
+        return now_of(self.before, self.tokenizer.vocabulary)
+
+    def _now_of_source(self, one: Input) -> Now:
+        files = {r.path: p for r, p in one.beside.items()}
+        own = read_tokenizer(one.model.label, files)
+        before = own.vocabulary if own else self.before
+        return now_of(before, self.tokenizer.vocabulary)
 
     def over(self, inputs: Inputs) -> Inputs:
         """The inputs, each shown with this vocabulary."""
@@ -228,16 +264,17 @@ class _Union:
         self.heights = [_height(m.label, m.checkpoint) for m in self.models]
         self.notes: list[str] = []
         self.own: list[Tokenizer] = []
-        tokenizers: list[Tokenizer] = []
+        self.tokenizers: list[Tokenizer] = []
+        """As they were read; `own` is without the tokens that have no row."""
         for one, height in zip(self.order, self.heights, strict=True):
             model = parents[one].model
             found = read_tokenizer(model.label, {r.path: p for r, p in parents[one].beside.items()})
-            if found is None and tokenizers:
+            if found is None and self.tokenizers:
                 self.notes.append(
                     f"`{model.label}` has no tokenizer; its tokens are taken to be those of "
                     f"`{self.models[0].label}`"
                 )
-                found = tokenizers[0]
+                found = self.tokenizers[0]
             if found is None:
                 raise InvalidRecipe(
                     f"`{model.label}` has no tokenizer.",
@@ -245,7 +282,7 @@ class _Union:
                     "Put its `tokenizer.json` beside the weights, or leave out `tokenizer`.",
                     model=model.label,
                 )
-            tokenizers.append(found)
+            self.tokenizers.append(found)
             self.own.append(found.limited(height))
 
     def vocabulary(self) -> Vocabulary:
@@ -262,7 +299,21 @@ class _Union:
         defaults = self._defaults(ids)
         made = [self._rows(n, ids, defaults, height, rows) for n in range(len(self.order))]
         by_model = {one: made[self.order.index(own)] for one, own in self.stands.items()}
-        return Vocabulary(chosen, rows, by_model, self.order, self.dtype, tuple(self.notes))
+        before = self.tokenizers[0].vocabulary
+        config = self.models[0].checkpoint.opened.config or {}
+        for key in renumbered(config, now_of(before, ids))[1]:
+            self.notes.append(f"`{key}` of the configuration names a token that is gone")
+        giver = 0 if source in ("union", "base") else self.named[source]
+        return Vocabulary(
+            chosen,
+            rows,
+            by_model,
+            self.order,
+            self.dtype,
+            before,
+            self.order[giver] if giver else None,
+            tuple(self.notes),
+        )
 
     def _union(self) -> Tokenizer:
         """The donor's vocabulary; then what other models learned; then what was added to them."""
@@ -416,6 +467,15 @@ def _parents(inputs: Inputs) -> list[Input]:
     return list({identity(i): i for i in every}.values())
 
 
+def _said(one: Input, name: str) -> dict[str, Any]:
+    """What a configuration of a model says, of its text part before all."""
+    path = next((p for r, p in one.beside.items() if r.path == name), None)
+    found = read_object(path) if path else {}
+    for part in text_parts(found):
+        found = {**found, **part}
+    return found
+
+
 def _keys(inputs: Inputs) -> dict[Identity, str]:
     """What a lock calls each model: by its weights, and the second with others' by a number."""
     found = {}
@@ -453,5 +513,4 @@ def _height(label: str, checkpoint: Checkpoint) -> int:
 
 def text_parts(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The parts of a configuration that describe the language model in a larger one."""
-    names = ("text_config", "language_config", "llm_config")
-    return [part for n in names if isinstance(part := config.get(n), dict)]
+    return [part for n in TEXT_PARTS if isinstance(part := config.get(n), dict)]
