@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.card_front import CardParent, card_parent, front_matter, library_of
 from zoo.card_text import as_yaml, code, fenced, inline, plain
+from zoo.compatibility.terms import licence_lines, licences_of
 from zoo.dtypes import DTYPES
 from zoo.inputs import RECIPE_FILE
+from zoo.licences import combined
 from zoo.mergekit_config import Unsayable, mergekit_config
 from zoo.parameters import per_expert
 from zoo.recipe import MAX_NORM_DRIFT
@@ -50,10 +52,8 @@ def cards(ready: Prepared, digest: str, licence: str | None) -> dict[str, bytes]
 
 
 def licence_of(inputs: Inputs) -> str | None:
-    """The licence that all parents have, or None: they differ, or some are not known."""
-    every = [inputs.donor, *([inputs.base] if inputs.base else []), *inputs.experts]
-    found = {i.version.license if i.version else None for i in every}
-    return found.pop() if len(found) == 1 else None
+    """The licence that those of all parents come to; None where there is no one such licence."""
+    return combined(licences_of([*parents(inputs)]).values()).license
 
 
 def parents(inputs: Inputs) -> list[Input]:
@@ -192,6 +192,7 @@ def _card(ready: Prepared, digest: str, licence: str | None, recipe: str, mergek
             "| role | model | licence | weights digest |",
             "|---|---|---|---|",
             *lineage_rows(told),
+            *licence_lines(licences_of([*parents(inputs)])),
             "",
             "## Verify",
             "",

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from zoo.becoming import becoming, check_target
+from zoo.compatibility.terms import licences_of
 from zoo.digest import flat_key, flat_key_of_file, json_digest
 from zoo.environment import environment
 from zoo.errors import InvalidRecipe, VerificationFailed, did_you_mean
 from zoo.hashing import HashPool
 from zoo.ingest import Ingested, ingest
 from zoo.inputs import RECIPE_FILE, Input
+from zoo.licences import combined
 from zoo.names import check_entry_name
 from zoo.opener import Opener
 from zoo.progress import NoProgress, Progress
@@ -346,6 +348,7 @@ def _inputs(parents: Parents) -> tuple[RunInput, ...]:
 
 
 def _licence(parents: Parents) -> str | None:
-    """The licence that all parents have, or None: they differ, or some are not known."""
-    found = {one.version.license if one.version else None for p in parents.values() for one in p}
-    return found.pop() if len(found) == 1 else None
+    """The licence that those of all parents come to; None where there is no one such licence."""
+    return combined(
+        licences_of([one for those in parents.values() for one in those]).values()
+    ).license

@@ -310,18 +310,27 @@ def test_artifacts_are_named_beside_their_experts(
     assert f"| {role} |" in card
 
 
-def test_the_licence_is_what_all_parents_have(
+def test_the_licence_is_what_those_of_all_parents_come_to(
     registry: Registry, members: list[State], register: Callable[..., zoo.Version], made: Files
 ) -> None:
     register("other", {**members[1]}, license="gpl-3.0")
+    register("third", {**members[2]}, license="llama3")
 
     mixed = made(method="linear", experts=["b", "other"])["README.md"]
     given = made(method="linear", experts=["b", "other"], license="cc-by-4.0")["README.md"]
+    conflicting = made(method="linear", experts=["third", "other"])["README.md"]
 
-    assert "license" not in parts(mixed)[0]
+    assert "gpl-3.0" == parts(mixed)[0]["license"]
     assert "| gpl-3.0 |" in mixed and "| mit |" in mixed
+    assert "\n- Share under `gpl-3.0`, with no terms added.\n" in mixed
     assert "cc-by-4.0" == parts(given)[0]["license"]
-    assert registry.get("merged-0").license is None
+    assert "gpl-3.0" == registry.get("merged-0").license
+    assert "license" not in parts(conflicting)[0]
+    assert (
+        "- No one licence covers it: `gpl-3.0` wants the whole under its own terms, and `llama3` "
+        "adds others." in conflicting
+    )
+    assert registry.get("merged-2").license is None
 
 
 @pytest.mark.parametrize(

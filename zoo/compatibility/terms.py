@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from zoo.compatibility.problem import Problem
@@ -14,18 +14,22 @@ if TYPE_CHECKING:
 
 
 def licences_of(inputs: Sequence[Input]) -> dict[str, str | None]:
-    """The licence of each model by label: as it is registered, or as its own files say."""
+    """The licence of each model by label: as it is registered, or as its own files say. The base
+    that an adapter is applied to is a model of its own."""
     from zoo.declared import read_declared
 
-    return {
-        i.model.label: i.version.license
-        if i.version
-        else read_declared(i.model.checkpoint.opened).license
-        for i in inputs
-    }
+    found: dict[str, str | None] = {}
+    for one in inputs:
+        own = one.version.license if one.version else None
+        if one.version is None and one.applied is None:
+            own = read_declared(one.model.checkpoint.opened).license
+        found[one.model.label] = own
+        if one.applied is not None:
+            found |= licences_of([one.applied.base])
+    return found
 
 
-def doubts_of_licences(licences: dict[str, str | None]) -> tuple[list[Problem], Combined]:
+def doubts_of_licences(licences: Mapping[str, str | None]) -> tuple[list[Problem], Combined]:
     """What stands against sharing a merge of models under these licences.
 
     Nothing is refused, not even where no derivatives may be shared: such a licence allows to make
@@ -50,3 +54,27 @@ def doubts_of_licences(licences: dict[str, str | None]) -> tuple[list[Problem], 
         what = f"the licence is {by_value(said)}"
         return [Problem("licences", "note", what, merged.reason, remedy, tuple(licences))], merged
     return [], merged
+
+
+def licence_lines(licences: Mapping[str, str | None]) -> list[str]:
+    """What a card says below its parents' licences: what they ask for, and whether they conflict.
+
+    Nothing where no parent has a licence.
+    """
+    merged = combined(licences.values())
+    if not any(licences.values()):
+        return []
+    lines = [f"- {duty[0].upper()}{duty[1:]}." for duty in merged.obligations]
+    if merged.reason:
+        lines.append(f"- No one licence covers it: {merged.reason}.")
+    return (
+        [
+            "",
+            "What the licences of the parents ask of whoever shares this model, as zoo reads them "
+            "(no legal advice):",
+            "",
+            *lines,
+        ]
+        if lines
+        else []
+    )
