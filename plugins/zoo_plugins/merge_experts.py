@@ -44,7 +44,7 @@ class MergeExpertsOptions(BaseModel):
     router: Literal["mean", "keep"] = "mean"
     """Average the rows of a group; or keep the router, and the merged expert for each of them."""
     align: bool = False
-    """Permute the units of experts to those of the first of their group."""
+    """Permute the units of experts to those of the first expert, before they are averaged."""
     experts_per_token: Annotated[int, Ge(1)] | None = None
     """The mixture's own by default, or all experts where fewer are left."""
 

@@ -41,7 +41,7 @@ class Merging:
         usage: of each expert, of any scale.
         groups: given ones, or how many.
         grouping: how experts are grouped where groups are not given.
-        align: whether to permute the units of experts to those of the first in their group.
+        align: whether to permute the units of experts to those of the first expert.
         notes: gets the groups under the number of the layer, once they are found.
     """
 
@@ -60,7 +60,7 @@ class Merging:
         self._lock = threading.Lock()
         self._notes = notes
         self._found: Groups | None = None
-        self._orders: dict[tuple[int, int], list[int]] = {}
+        self._orders: dict[int, list[int]] = {}
 
     @property
     def groups(self) -> Groups:
@@ -81,11 +81,12 @@ class Merging:
         """Elements of a group's average of one part, float64, shape (count,)."""
         import torch
 
-        slabs = self.block.parts[part]
         found = torch.zeros(count, dtype=torch.float64)
         for e, weight in zip(members, self.weights(members), strict=True):
             if weight:
-                found += weight * self._run(part, slabs[e], e, members[0], start, count)
+                align = self._align and len(members) > 1 and e != 0
+                run = self._aligned if align else self._plain
+                found += weight * run(part, e, start, count)
         return found
 
     def gate(self, members: Sequence[int]) -> torch.Tensor:
@@ -101,40 +102,38 @@ class Merging:
         info, d = self.source.tensors[self.block.gate], self.block.width
         return elements(self.source, info, expert * d, d).double()
 
-    def _run(
-        self, part: str, slab: Slab, expert: int, first: int, start: int, count: int
-    ) -> torch.Tensor:
-        """Elements of an expert's matrix, its units in the order of the first of its group."""
+    def _plain(self, part: str, expert: int, start: int, count: int) -> torch.Tensor:
+        """Elements of an expert's matrix, as they are."""
+        slab = self.block.parts[part][expert]
+        info = self.source.tensors[slab.name]
+        return elements(self.source, info, slab.start + start, count).double()
+
+    def _aligned(self, part: str, expert: int, start: int, count: int) -> torch.Tensor:
+        """Elements of an expert's matrix, its units in the order of the first expert's."""
         import torch
 
-        info = self.source.tensors[slab.name]
-        if not self._align or expert == first:
-            return elements(self.source, info, slab.start + start, count).double()
-        order = torch.tensor(self._order(first, expert))
+        slab = self.block.parts[part][expert]
+        order = torch.tensor(self._order(expert))
         top, skip = divmod(start, slab.columns)
         stop = -(-(start + count) // slab.columns)
         if makes_hidden_units(part):
             n = len(order)  # `gate_up_proj` has two matrices, one above the other
-            wanted = [(r // n) * n + int(order[r % n]) for r in range(top, stop)]
-            rows = torch.cat(
-                [
-                    elements(self.source, info, slab.start + r * slab.columns, slab.columns)
-                    for r in wanted
-                ]
-            )
+            rows = [(r // n) * n + int(order[r % n]) for r in range(top, stop)]
+            width = slab.columns
+            found = torch.cat([self._plain(part, expert, r * width, width) for r in rows])
         else:
             many = (stop - top) * slab.columns
-            whole = elements(self.source, info, slab.start + top * slab.columns, many)
-            rows = whole.reshape(-1, slab.columns)[:, order].reshape(-1)
-        return rows[skip : skip + count].double()
+            whole = self._plain(part, expert, top * slab.columns, many)
+            found = whole.reshape(-1, slab.columns)[:, order].reshape(-1)
+        return found[skip : skip + count]
 
-    def _order(self, first: int, expert: int) -> list[int]:
-        """Unit of `expert` for each unit of `first`; worked out once."""
+    def _order(self, expert: int) -> list[int]:
+        """Unit of an expert for each unit of the first; worked out once."""
         with self._lock:
-            if (first, expert) not in self._orders:
+            if expert not in self._orders:
                 into, out = [], None
                 for part in sorted(self.block.parts):
-                    a, b = (self._whole(self.block.parts[part][e]) for e in (first, expert))
+                    a, b = (self._whole(self.block.parts[part][e]) for e in (0, expert))
                     if not makes_hidden_units(part):
                         out = (a, b)
                     elif part == "gate_up_proj":
@@ -143,8 +142,8 @@ class Merging:
                     else:
                         into.append((a, b))
                 assert out is not None
-                self._orders[first, expert] = assignment(likeness(into, out))
-        return self._orders[first, expert]
+                self._orders[expert] = assignment(likeness(into, out))
+        return self._orders[expert]
 
     def _whole(self, slab: Slab) -> np.ndarray:
         info = self.source.tensors[slab.name]
