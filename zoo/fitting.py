@@ -71,7 +71,9 @@ def _with_heads(
     found: Fitted,
 ) -> bool:
     """Give tied models the head that others have; whether the first model was given one."""
-    head = next((h for own in pieces if (h := head_of(own)) is not None), None)
+    configs = [m.checkpoint.opened.config for m in models]
+    both = zip(pieces, configs, strict=True)
+    head = next((h for own, said in both if (h := head_of(own, said)) is not None), None)
     if head is None or (places is not None and head in places):
         return False  # heads of slices are settled where they are stacked
     if head not in pieces[0] and (copies := _copies(head, models, pieces)):
@@ -82,8 +84,10 @@ def _with_heads(
         return False
     given = []
     for i, (model, own) in enumerate(zip(models, pieces, strict=True)):
-        embeddings = embeddings_of(own)
-        if head not in own and embeddings is not None and is_tied(model.checkpoint.opened.config):
+        if head in own or not is_tied(model.checkpoint.opened.config):
+            continue
+        embeddings = embeddings_of(own, model.checkpoint.opened.config)
+        if embeddings is not None:
             own[head] = Piece(model, embeddings)
             given.append(i)
     if given:

@@ -77,6 +77,10 @@ class _Part:
     def names(self) -> tuple[str, ...]:
         return self.cut.names
 
+    @property
+    def config(self) -> Mapping[str, Any] | None:
+        return self.model.checkpoint.opened.config
+
     def at(self, name: str, layer: int) -> str:
         """What it calls a tensor of the slice's `layer`."""
         return renumbered(name, self.start + layer)
@@ -300,12 +304,12 @@ class _Layout:
         """The head, and what each source of the last slice has for it: a tied model has its
         embeddings. None where all are tied to what are the result's embeddings anyway.
         """
-        embeddings = embeddings_of(last.all[0].names)
-        stored = next((h for p in last.all if (h := head_of(p.names)) is not None), None)
+        embeddings = embeddings_of(last.all[0].names, last.all[0].config)
+        stored = next((h for p in last.all if (h := head_of(p.names, p.config)) is not None), None)
         head = stored or (head_beside(embeddings) if embeddings else None)
         if head is None or embeddings is None:
             return None
-        tied = [is_tied(p.model.checkpoint.opened.config) for p in last.all]
+        tied = [is_tied(p.config) for p in last.all]
         has = [head if head in p.names else embeddings for p in last.all]
         if any(h == embeddings and not t for h, t in zip(has, tied, strict=True)):
             return None
@@ -317,7 +321,7 @@ class _Layout:
     def untied(self, config: Mapping[str, Any]) -> bool:
         """Whether the configuration ties a head that comes from elsewhere than the embeddings."""
         pieces = self.base or self.experts[0]
-        embeddings, head = embeddings_of(pieces), head_of(pieces)
+        embeddings, head = embeddings_of(pieces, config), head_of(pieces, config)
         if embeddings is None or head is None or not is_tied(config):
             return False
         return pieces[head].digest != pieces[embeddings].digest and (
