@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from zoo.checkpoint import Checkpoint, Format, MemoryCheckpoint, Opened
-from zoo.errors import InvalidCheckpoint, NotFound, UnsupportedFormat
+from zoo.errors import InvalidCheckpoint, NotFound, UnsupportedFormat, ZooError
 from zoo.links import LinkMode
 from zoo.progress import NoProgress, Progress
 
@@ -114,7 +114,14 @@ def outlined(registry: Registry, remote: RemoteSource) -> Iterator[Checkpoint]:
         if not remote.has_headers:
             yield HeadersOnly(MemoryCheckpoint({}, Opened(remote.origin)), remote.origin)
             return
-        with format_of(registry, path).open(path) as checkpoint:
+        try:
+            opened = format_of(registry, path).open(path)
+        except ZooError as error:
+            said = (
+                part.replace(folder, remote.origin) for part in (error.what, error.why, error.how)
+            )
+            raise type(error)(*said, **error.facts) from error
+        with opened as checkpoint:
             yield HeadersOnly(checkpoint, remote.origin)
 
 

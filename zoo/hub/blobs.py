@@ -32,7 +32,7 @@ from zoo.progress import Progress
 
 AT_ONCE = 4
 """Files that are downloaded at a time."""
-PROGRESS_BYTES = 1_000_000
+PROGRESS_BYTES = 1 << 16
 """Bytes that have to arrive for a failed try not to count."""
 _BLOCK = 1 << 20
 _PARTIAL = ".incomplete"

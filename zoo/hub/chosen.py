@@ -16,9 +16,12 @@ from zoo.auxiliary import LARGEST, WEIGHT_SUFFIXES
 from zoo.errors import InvalidCheckpoint, NotFound, UnsupportedFormat
 from zoo.hub.listing import HubFile
 from zoo.overlays import FOLDER
+from zoo.safetensors_checkpoint import LARGEST_JSON
 
 PIPELINE = "model_index.json"
 """A diffusers pipeline: its components are folders."""
+CONFIGURATIONS = ("config.json", "adapter_config.json", PIPELINE)
+"""Without these a model is another one, so that they cannot be left out for their size."""
 INDEX = ".safetensors.index.json"
 TORCH_INDEX = "pytorch_model.bin.index.json"
 TORCH = (".bin", ".pt", ".pth", ".ckpt", ".th", ".tar")
@@ -54,6 +57,14 @@ def choose(
         InvalidCheckpoint: an index names what is not there.
     """
     shown = {p: f for p, f in files.items() if not _hidden(p)}
+    for path in CONFIGURATIONS:
+        if path in shown and shown[path].size > LARGEST_JSON:
+            raise InvalidCheckpoint(
+                f"`{path}` of `{source}` has {shown[path].size:,} bytes:",
+                f"no configuration is larger than {LARGEST_JSON:,}.",
+                source=source,
+                path=path,
+            )
     weights = _weights(shown, read_index, source)
     beside = {
         path: file
