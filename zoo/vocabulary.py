@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -156,7 +156,7 @@ def settled(recipe: Recipe, method: Method, inputs: Inputs, registry: Registry) 
             raise InvalidRecipe(
                 f"The tokenizer block names `{name}`, which is none of the models merged.",
                 "Its tokens and rows are not at hand.",
-                "Name the base or an expert; an expert of weight 0 changes nothing else.",
+                "Rules for tokens name the base, an expert, or the model whose tokenizer it is.",
                 model=name,
             )
         assert found is not None
@@ -164,7 +164,7 @@ def settled(recipe: Recipe, method: Method, inputs: Inputs, registry: Registry) 
 
     template = None
     if recipe.chat_template is not None:
-        every = [{r.path: p for r, p in i.beside.items()} for i in _parents(inputs)]
+        every = [{r.path: p for r, p in i.beside.items()} for i in _merged(inputs)]
         if not every[0].keys() & FILES:
             raise InvalidRecipe(
                 f"`{inputs.donor.model.label}` has no tokenizer, so no place for `chat_template`.",
@@ -266,10 +266,12 @@ class _Union:
         self.own: list[Tokenizer] = []
         self.tokenizers: list[Tokenizer] = []
         """As they were read; `own` is without the tokens that have no row."""
+        self.merged = len({stands[identity(i)] for i in _merged(inputs)})
+        """Models that are merged; one that gives its tokenizer alone comes after them."""
         for one, height in zip(self.order, self.heights, strict=True):
             model = parents[one].model
             found = read_tokenizer(model.label, {r.path: p for r, p in parents[one].beside.items()})
-            if found is None and self.tokenizers:
+            if found is None and 0 < len(self.tokenizers) < self.merged:
                 self.notes.append(
                     f"`{model.label}` has no tokenizer; its tokens are taken to be those of "
                     f"`{self.models[0].label}`"
@@ -278,7 +280,7 @@ class _Union:
             if found is None:
                 raise InvalidRecipe(
                     f"`{model.label}` has no tokenizer.",
-                    "The recipe asks for a vocabulary, and the base (or first model) says it.",
+                    "The recipe asks for the vocabulary that it says.",
                     "Put its `tokenizer.json` beside the weights, or leave out `tokenizer`.",
                     model=model.label,
                 )
@@ -297,8 +299,9 @@ class _Union:
         padding = self.block.pad_to_multiple_of or 1
         rows = -(-height // padding) * padding
         defaults = self._defaults(ids)
-        made = [self._rows(n, ids, defaults, height, rows) for n in range(len(self.order))]
-        by_model = {one: made[self.order.index(own)] for one, own in self.stands.items()}
+        made = [self._rows(n, ids, defaults, height, rows) for n in range(self.merged)]
+        merged = dict(zip(self.order, made, strict=False))
+        by_model = {one: merged[own] for one, own in self.stands.items() if own in merged}
         before = self.tokenizers[0].vocabulary
         config = self.models[0].checkpoint.opened.config or {}
         for key in renumbered(config, now_of(before, ids))[1]:
@@ -333,7 +336,7 @@ class _Union:
 
     def _defaults(self, ids: Mapping[str, int]) -> dict[str, tuple[Row, ...]]:
         """The row of each token for models that lack it: rows to average, none for zeros."""
-        vocabularies = [tokenizer.vocabulary for tokenizer in self.own]
+        vocabularies = [tokenizer.vocabulary for tokenizer in self.own[: self.merged]]
         base = self.base
         found: dict[str, tuple[Row, ...]] = {}
         orphans = []
@@ -347,10 +350,12 @@ class _Union:
             if not having:
                 orphans.append(token)
             found[token] = having
-        if orphans and self.block.missing.kind != "mean":
+        kind = self.block.missing.kind
+        if orphans and (kind in ("average", "zero") or self.merged == len(self.own)):
+            remedy = "" if self.merged == len(self.own) else "; `missing: {kind: omp}` makes better"
             self.notes.append(
                 f"{len(orphans)} tokens have no embedding in any model, first `{orphans[0]}`: "
-                "their rows are zeros"
+                f"their rows are {'the mean of all' if kind == 'mean' else 'zeros'}{remedy}"
             )
         return found
 
@@ -358,6 +363,13 @@ class _Union:
         if rule.model is None:
             return ()
         model = self.named[rule.model]
+        if model >= self.merged:
+            raise InvalidRecipe(
+                f"The rule of token `{token}` takes a row of `{self.models[model].label}`,",
+                "which gives its tokenizer and is not merged: its rows are of another space.",
+                "Name a model that is merged, or say `missing: {kind: omp}` for all such tokens.",
+                token=token,
+            )
         row = rule.token_id
         if row is None:
             row = self.own[model].vocabulary.get(rule.token or token, -1)
@@ -461,10 +473,45 @@ def identity(one: Input) -> Identity:
     return Identity(one.model.digest, one.config, tuple(sorted(files)))
 
 
-def _parents(inputs: Inputs) -> list[Input]:
+def _merged(inputs: Inputs) -> list[Input]:
     """The models merged, each once, the donor first."""
     every = [inputs.donor, *([inputs.base] if inputs.base else []), *inputs.experts]
     return list({identity(i): i for i in every}.values())
+
+
+def _parents(inputs: Inputs) -> list[Input]:
+    """The models merged, and the one that gives its tokenizer alone."""
+    speaker = getattr(inputs, "speaker", None)
+    return [*_merged(inputs), *([speaker] if speaker else [])]
+
+
+def speaker_of(
+    recipe: Recipe, merged: Iterable[Input | None], open_: Callable[[str], Input]
+) -> Input | None:
+    """The model that a recipe takes the tokenizer of, where it is none of those merged.
+
+    Args:
+        merged: base, experts and donor.
+        open_: opens a model by what a recipe calls it.
+    Raises:
+        InvalidRecipe: there is no such model.
+    """
+    name = recipe.tokenizer.source if recipe.tokenizer else "base"
+    own = [recipe.base, recipe.donor, *(e.model for e in recipe.experts)]
+    if name in ("union", "base", *own):
+        return None
+    try:
+        found = open_(name)
+    except ZooError as error:
+        raise InvalidRecipe(
+            f"The tokenizer block names `{name}`, which is none of the models merged,",
+            f"and cannot be opened: {error.what}",
+            "Name a model of the recipe, an entry, or a directory with weights and a tokenizer.",
+            model=name,
+        ) from error
+    # It may be one of them by another name.
+    known = {identity(i) for i in merged if i is not None}
+    return None if identity(found) in known else found
 
 
 def _said(one: Input, name: str) -> dict[str, Any]:
