@@ -514,6 +514,11 @@ def speaker_of(
     return None if identity(found) in known else found
 
 
+def names_in_lock(inputs: Inputs) -> dict[str, str]:
+    """What a lock's tokenizer block calls each model -> its label."""
+    return {key: i.model.label for i in _parents(inputs) for key in [_keys(inputs)[identity(i)]]}
+
+
 def _said(one: Input, name: str) -> dict[str, Any]:
     """What a configuration of a model says, of its text part before all."""
     path = next((p for r, p in one.beside.items() if r.path == name), None)
