@@ -6,10 +6,11 @@ views, tensor by tensor, in which a tensor knows how many of the views have it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from zoo.families import family_of
 from zoo.fitting import described_as_untied
 from zoo.layer_config import LayersOf, with_layers
 from zoo.plan import Model, Place, listed
@@ -29,6 +30,15 @@ _KNOWN_AS = {
     ),
 }
 """Names that recipes use for modules, and what tensors of various models have for them."""
+_COMPONENTS = {
+    "text_decoder": "text",
+    "language_model": "text",
+    "vision_tower": "vision",
+    "vision_model": "vision",
+    "multi_modal_projector": "projector",
+    "audio_tower": "audio",
+}
+"""The same names, and what families call those components."""
 
 
 @dataclass
@@ -139,7 +149,9 @@ def stack(lock: Mapping[str, Any], models: Iterable[Model], donor: Model) -> Sta
                 for p in firsts
             ]
             own = [
-                n for n, m in module_of(donor.checkpoint.tensors, modules).items() if m == module
+                n
+                for n, m in module_of(donor.checkpoint.tensors, modules, config).items()
+                if m == module
             ]
             config, notes = with_layers(config, taken, layer_count(own), module)
             found.notes.extend(notes)
@@ -154,7 +166,8 @@ def stack(lock: Mapping[str, Any], models: Iterable[Model], donor: Model) -> Sta
 def _cuts(model: Model, modules: Sequence[str | None]) -> dict[str | None, _Cut]:
     """What every module is in a model."""
     names: dict[str | None, list[str]] = {module: [] for module in modules}
-    for name, module in module_of(model.checkpoint.tensors, modules).items():
+    config = model.checkpoint.opened.config
+    for name, module in module_of(model.checkpoint.tensors, modules, config).items():
         names.setdefault(module, []).append(name)
     found = {}
     for module, own in names.items():
@@ -223,7 +236,7 @@ def _check_modules(
     if modules == [None]:
         return
     model = models[lock["slices"][0]["sources"][0]["model"]]
-    whose = module_of(model.checkpoint.tensors, modules)
+    whose = module_of(model.checkpoint.tensors, modules, model.checkpoint.opened.config)
     for module in modules:
         if module not in whose.values():
             found.problems.append(f"no tensor of `{model.label}` belongs to a module `{module}`")
@@ -235,11 +248,17 @@ def _check_modules(
         )
 
 
-def module_of(names: Iterable[str], modules: Sequence[str | None]) -> dict[str, str | None]:
+def module_of(
+    names: Collection[str],
+    modules: Sequence[str | None],
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, str | None]:
     """The module of each tensor: the one whose name, or another it goes by, is in the tensor's.
 
-    The longest such name decides. One module may have no tensors of its own name: it has the rest,
-    as the decoder has in models whose other parts were added to it.
+    The longest such name decides. A module that no name fits is the component that the model's
+    family has for it (`zoo.families`). One module may have no tensors of its own: it has the rest,
+    as the decoder has in models whose other parts were added to it. Where none is without, head and
+    embeddings are of what makes text.
     """
     if list(modules) == [None]:
         return dict.fromkeys(names)
@@ -254,8 +273,21 @@ def module_of(names: Iterable[str], modules: Sequence[str | None]) -> dict[str, 
     for name in names:
         found[name] = next((m for p, m in patterns if p in f".{name}."), None)
     silent = [m for m in modules if m not in found.values()]
+    left = [n for n, m in found.items() if m is None]
+    family = family_of(config, names) if config and left else None
+    if family is not None and silent:
+        of = {_COMPONENTS.get(m or "", m): m for m in silent}
+        found |= {n: of[c] for n in left if (c := family.component_of(n)) in of}
+        silent = [m for m in modules if m not in found.values()]
     if len(silent) == 1:
-        found = {name: silent[0] if m is None else m for name, m in found.items()}
+        return {name: silent[0] if m is None else m for name, m in found.items()}
+    if family is not None and not silent:
+        own = {_COMPONENTS.get(m or "", m): m for m in modules}
+        makes_text = own.get("text", own.get("decoder"))
+        called = family.called(names).names
+        for name in (n for n, m in found.items() if m is None):
+            if called.get(name) in (family.head, family.embeddings, *family.tied):
+                found[name] = makes_text
     return found
 
 

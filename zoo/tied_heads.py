@@ -1,8 +1,7 @@
 """Embeddings and the output head: which tensors they are, and whether they are one matrix.
 
 With a configuration whose family is known (`zoo.families`), its data is asked first; else, and
-where
-a model has none of what the data names, the usual names decide.
+where a model has none of what the data names, the usual names decide.
 """
 
 from __future__ import annotations
