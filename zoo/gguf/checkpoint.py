@@ -16,6 +16,7 @@ from zoo.gguf.header import TYPE_NUMBERS, TYPES
 from zoo.gguf.tensors import Piece
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 DEQUANTIZED = "F16"
@@ -36,6 +37,7 @@ class GgufCheckpoint(Checkpoint):
     Args:
         files: (path, its tensors); they stay open.
         dtypes: name of a file's tensor -> the type it had before it was written as F32.
+        exact: name of a file's shifted tensor -> its values, where adding 1 has lost bits.
         keep: closed with the checkpoint: what holds generated files.
     """
 
@@ -44,9 +46,11 @@ class GgufCheckpoint(Checkpoint):
         files: Sequence[tuple[Path, Sequence[Piece]]],
         opened: Opened,
         dtypes: Mapping[str, str],
+        exact: Mapping[str, np.ndarray],
         keep: ExitStack,
     ) -> None:
         self.opened = opened
+        self._exact = exact
         self._keep = keep
         self._pieces: dict[str, tuple[int, Path, Piece]] = {}
         tensors: dict[str, TensorInfo] = {}
@@ -91,7 +95,9 @@ class GgufCheckpoint(Checkpoint):
         """Elements [first, last) of a tensor, before they are cast."""
         if piece.change != "permuted":
             values = _elements(fd, path, piece, first, last)
-            return values.float() - 1 if piece.change == "shifted" else values
+            if piece.change != "shifted":
+                return values
+            return self._unshifted(piece.source.name, values.float(), first, last)
         columns = piece.shape[-1] if len(piece.shape) > 1 else 1
         head = piece.shape[0] // piece.heads * columns
         top, bottom = first // head * head, -(-last // head) * head
@@ -99,6 +105,16 @@ class GgufCheckpoint(Checkpoint):
         read = _elements(fd, path, piece, top, bottom)
         halves = read.view(-1, head // columns // 2, 2, columns).transpose(1, 2)
         return halves.reshape(-1)[first - top : last - top]
+
+    def _unshifted(self, name: str, values: torch.Tensor, first: int, last: int) -> torch.Tensor:
+        """The weights that were stored with 1 added; the noted ones if they fit what is stored."""
+        import torch
+
+        if name in self._exact:
+            noted = torch.from_numpy(self._exact[name][first:last].astype("<f4"))
+            if torch.equal(noted + 1, values):
+                return noted
+        return values - 1
 
 
 def _elements(fd: int, path: Path, piece: Piece, first: int, last: int) -> torch.Tensor:

@@ -117,8 +117,17 @@ def pairs_of(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
     whole = dict(config)
     heads, hidden = whole.get("num_attention_heads"), whole.get("hidden_size")
     whole.setdefault("num_key_value_heads", heads)
+    whole.setdefault("num_experts", whole.get("num_local_experts"))  # transformers 5 says this
     if isinstance(heads, int) and isinstance(hidden, int) and heads:
         whole["head_dim"] = whole.get("head_dim") or hidden // heads
+    for said, meant in family.defaults.items():
+        if config.get(said, meant) != meant:
+            raise InvalidCheckpoint(
+                f"`{said}` in `config.json` is {config[said]}:",
+                f"llama.cpp takes it to be {meant} in every `{arch}` model.",
+                "The model cannot be run there as it is meant.",
+                key=said,
+            )
     for key, said in family.config.items():
         value = whole.get(said)
         if value is None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 DTYPES_KEY = "zoo.dtypes"
 """JSON: tensor -> the type it had before it was written as F32, as llama.cpp wants small ones."""
+EXACT_KEY = "zoo.exact."
+"""Before a tensor's name: its values, where they do not follow from those that have 1 added."""
 CONFIG_KEY = "zoo.config"
 """JSON: the `config.json` of the model that was written."""
 MOST_NAMED = 5
@@ -91,7 +93,12 @@ def open_gguf(path: Path) -> GgufCheckpoint:
             if "config.json" in beside:
                 config = _parsed(beside["config.json"].read_bytes(), beside["config.json"])
         opened = Opened(str(path), {}, auxiliary, config, {"gguf": notes})
-        return GgufCheckpoint(found, opened, _dtypes(path, pairs), keep.pop_all())
+        exact = {
+            key.removeprefix(EXACT_KEY): values
+            for key, values in pairs.items()
+            if key.startswith(EXACT_KEY) and not isinstance(values, str | list | int | float)
+        }
+        return GgufCheckpoint(found, opened, _dtypes(path, pairs), exact, keep.pop_all())
 
 
 def _files(path: Path) -> list[Path]:

@@ -107,10 +107,13 @@ def targets(names: Iterable[str], family: Family) -> tuple[list[Target], list[st
         target = _filled(ours, layer) + suffix
         found.setdefault(target, {})[int(expert[1]) if expert else 0] = name
         changes[target] = change_of(ours, suffix, family)
-    return [
-        Target(name, tuple(n for _, n in sorted(parts.items())), changes[name])
-        for name, parts in sorted(found.items(), key=lambda item: _order(item[0]))
-    ], lost
+    made = []
+    for target, parts in sorted(found.items(), key=lambda item: _order(item[0])):
+        if sorted(parts) == list(range(len(parts))):
+            made.append(Target(target, tuple(parts[i] for i in sorted(parts)), changes[target]))
+        else:
+            lost.extend(parts.values())  # an expert is missing
+    return made, lost
 
 
 def _order(name: str) -> tuple[int, int, str]:

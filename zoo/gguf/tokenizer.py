@@ -129,9 +129,9 @@ def _byte_level(
     pairs: Mapping[str, Value], tokens: Sequence[str]
 ) -> tuple[dict[str, Any] | None, str]:
     pre = pairs.get("tokenizer.ggml.pre")
-    merges = pairs.get("tokenizer.ggml.merges")
+    merges = pairs.get("tokenizer.ggml.merges", [])
     if not isinstance(merges, list):
-        return None, "its tokenizer has no merges"
+        merges = []  # an empty list has no type
     step = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     if pre in _BY_BYTES:
         before: dict[str, Any] = {**step, "use_regex": True}
@@ -273,7 +273,9 @@ def pairs_of_tokenizer(
         config: of the model, whose special tokens count where the tokenizer has none.
     """
     if "tokenizer.json" not in files:
-        return {}, ["there is no `tokenizer.json`, so the file has no tokenizer"]
+        numbers = {key: config.get(f"{name}_id") for name, key in _SPECIAL.items()}
+        known = {key: n for key, n in numbers.items() if type(n) is int}
+        return known, ["there is no `tokenizer.json`, so the file has no tokenizer"]
     whole = json.loads(files["tokenizer.json"])
     about = json.loads(files.get("tokenizer_config.json", b"{}"))
     model = whole.get("model", {})
@@ -283,7 +285,8 @@ def pairs_of_tokenizer(
         ]
     notes: list[str] = []
     special = {t["content"]: bool(t.get("special")) for t in whole.get("added_tokens") or ()}
-    numbers = {**model["vocab"], **{t["content"]: t["id"] for t in whole["added_tokens"] or ()}}
+    numbers: dict[str, int] = dict(model["vocab"])
+    numbers |= {t["content"]: t["id"] for t in whole.get("added_tokens") or ()}
     by_number = {i: token for token, i in numbers.items()}
     size = max(rows, max(by_number, default=-1) + 1)
     tokens = [by_number.get(i, f"[PAD{i}]") for i in range(size)]

@@ -23,7 +23,7 @@ from zoo.gguf.blocks import BLOCK, blocks_of
 from zoo.gguf.config import factors_of, pairs_of
 from zoo.gguf.families import FAMILIES, Family, family_of_model
 from zoo.gguf.header import ALIGNMENT, MAGIC, STRING, TYPE_NUMBERS, TYPES
-from zoo.gguf.opening import CONFIG_KEY, DTYPES_KEY
+from zoo.gguf.opening import CONFIG_KEY, DTYPES_KEY, EXACT_KEY
 from zoo.gguf.tensors import Target, targets
 from zoo.gguf.tokenizer import pairs_of_tokenizer
 from zoo.progress import NoProgress, Progress
@@ -62,6 +62,8 @@ def write_gguf(
     Raises:
         InvalidCheckpoint: the model's architecture or a tensor has no place in GGUF.
     """
+    import torch
+
     checkpoint = dequantized(checkpoint)
     path = beside.get("config.json")
     config = without_quantization(read_config(path) if path is not None else None) or {}
@@ -91,6 +93,10 @@ def write_gguf(
     was = {p.target.name: p.dtype for p in plan if p.type == "F32" and p.dtype in ("F16", "BF16")}
     if was:
         pairs[DTYPES_KEY] = json.dumps(was, sort_keys=True)
+    for shifted in (p for p in plan if p.target.change == "shifted"):
+        values = _elements(checkpoint, shifted.infos[0], 0, shifted.infos[0].elements).float()
+        if not torch.equal((values + 1) - 1, values):
+            pairs[EXACT_KEY + shifted.target.name] = values.tolist()
     factors = factors_of(family, config)
     listening = progress or NoProgress()
     listening.start(sum(p.read for p in plan), "export")
