@@ -14,7 +14,8 @@ ZooError                          1
 ├── RegistryError                11   database locked, schema unknown, row refused
 ├── VerificationFailed           12   bytes disagree with what was recorded
 ├── PluginError                  13   a plugin is broken or breaks the contract
-└── InvalidTask                  16   a task's declaration or data is not as it must be
+├── InvalidTask                  16   a task's declaration or data is not as it must be
+└── InvalidKey                   17   a key that can neither sign nor check
 
 The number is the exit code of the command line; `2` stays click's, for wrong usage.
 """
@@ -106,6 +107,10 @@ class PluginError(ZooError):
 
 class InvalidTask(ZooError):
     exit_code = 16
+
+
+class InvalidKey(ZooError):
+    exit_code = 17
 
 
 def did_you_mean(word: str, known: list[str] | tuple[str, ...]) -> str:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from zoo.plugins import Plugins
     from zoo.progress import Progress
     from zoo.records import MetricValue, Version
+    from zoo.signing import SignatureVerdict
     from zoo.store import Store
     from zoo.task import Task
     from zoo.verify import Verdict
@@ -706,9 +707,7 @@ class Registry:
 
     # Audit
 
-    def lineage(
-        self, ref: str, *, descendants: bool = False, hash_files: bool = False
-    ) -> Lineage:
+    def lineage(self, ref: str, *, descendants: bool = False, hash_files: bool = False) -> Lineage:
         """All ancestors of a version, or all descendants; removed versions included.
 
         What models only say of their parents is there too, marked `declared`.
@@ -763,6 +762,39 @@ class Registry:
         if replay or sample is not None:
             return v.replay(self, version, sample=sample, resources=resources, progress=progress)
         return v.verify(self, version, threads=resources.threads, progress=progress)
+
+    def sign(
+        self,
+        ref: str,
+        key: str | Path,
+        *,
+        out: str | Path | None = None,
+        password: str | None = None,
+        threads: int | None = None,
+    ) -> Path:
+        """Sign a version's files and its lineage by a private key; see `zoo.signing`.
+
+        Args:
+            out: the file to write; `NAME@N.sig` here by default.
+        """
+        from zoo.signing import sign
+
+        version = self.get(ref)
+        target = Path(out if out is not None else version.ref.replace("/", "-") + ".sig")
+        workers = _resources({"threads": threads}).threads
+        return sign(self, version, Path(key), target, password=password, threads=workers)
+
+    def verify_signature(
+        self, ref: str, signature: str | Path, key: str | Path
+    ) -> SignatureVerdict:
+        """Compare a version, or an exported directory, with a signature by a public key.
+
+        Raises:
+            VerificationFailed: the key did not make the signature.
+        """
+        from zoo.signing import verify_signature
+
+        return verify_signature(self, ref, Path(signature), Path(key))
 
     def diff(self, a: str, b: str, *, threads: int | None = None) -> Diff:
         """How two versions differ, tensor by tensor."""

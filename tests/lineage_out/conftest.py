@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +20,22 @@ def plugins() -> Plugins:
     return load_plugins()
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory, plugins: Plugins) -> Path:
+    """The directory of a zoo with the family, to be copied."""
+    root = tmp_path_factory.mktemp("template")
+    with zoo.open(root / "registry.db", plugins=plugins) as registry:
+        small_zoo(registry, writer(root / "sources"))
+    return root
+
+
 @pytest.fixture
-def registry(tmp_path: Path, plugins: Plugins) -> Iterator[Registry]:
+def registry(
+    request: pytest.FixtureRequest, tmp_path: Path, plugins: Plugins
+) -> Iterator[Registry]:
+    """An empty registry, or one with the family where a test asks for it."""
+    if "family" in request.fixturenames:
+        shutil.copytree(request.getfixturevalue("template"), tmp_path, dirs_exist_ok=True)
     with zoo.open(tmp_path / "registry.db", plugins=plugins) as opened:
         yield opened
 
@@ -32,9 +47,9 @@ def model(tmp_path: Path) -> Write:
 
 
 @pytest.fixture
-def family(registry: Registry, model: Write) -> dict[str, Version]:
+def family(registry: Registry) -> dict[str, Version]:
     """`qwen` of the hub, its experts `math` and `code`, and `both`, their merge."""
-    return small_zoo(registry, model)
+    return {v.name: v for v in registry.select()}
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`zoo verify`: are the bytes those that were recorded, and does the recipe make them again?"""
+"""`zoo verify`: are the bytes those on record, those a recipe makes again, those signed?"""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ from zoo_cli.session import Session, pass_session
     metavar="N",
     help="Replay N tensors only, chosen by digest.",
 )
+@click.option(
+    "--signature",
+    type=click.Path(),
+    metavar="FILE",
+    help="Compare with what was signed; REF may then be an exported directory.",
+)
+@click.option(
+    "--key", type=click.Path(), metavar="PUB.pem", help="Public key that is trusted to have signed."
+)
 @threads_option
 @json_option
 @pass_session
@@ -29,6 +38,8 @@ def command(
     ref: str,
     replay: bool,
     sample: int | None,
+    signature: str | None,
+    key: str | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -36,16 +47,23 @@ def command(
 
     With --replay, or --sample, derive it again from its parents. Exit code 12 when any tensor
     differs.
+
+    With --signature and --key, compare the files and the lineage with what `zoo sign` signed.
     """
+    again = replay or sample is not None
+    if (signature is None) != (key is None) or (signature and again):
+        raise click.UsageError("--signature needs --key, and goes without --replay and --sample.")
+    if signature is not None and key is not None:
+        _compare_with_signature(ctx, session, ref, signature, key, as_json)
+        return
     with session.open() as registry:
         verdict = registry.verify(
             ref,
-            replay=replay or sample is not None,
+            replay=again,
             sample=sample,
             threads=threads,
             progress=session.progress,
         )
-    again = replay or sample is not None
     if as_json:
         show_json(verdict.as_dict())
     elif verdict.ok:
@@ -65,3 +83,41 @@ def command(
             "`zoo fsck` tells whether the store is damaged.",
             mismatched=list(verdict.mismatched),
         )
+
+
+def _compare_with_signature(
+    ctx: click.Context, session: Session, ref: str, signature: str, key: str, as_json: bool
+) -> None:
+    with session.open() as registry:
+        verdict = registry.verify_signature(ref, signature, key)
+    if as_json:
+        show_json(verdict.as_dict())
+        if not verdict.ok:
+            ctx.exit(VerificationFailed.exit_code)
+        return
+    if not verdict.ok:
+        differences = {
+            "changed": verdict.changed,
+            "missing": verdict.missing,
+            "not signed": verdict.extra,
+            "signed of another making": verdict.lineage,
+        }
+        told = "; ".join(
+            f"{what}: " + ", ".join(f"`{name}`" for name in names[:10])
+            for what, names in differences.items()
+            if names
+        )
+        raise VerificationFailed(
+            f"`{ref}` is not what was signed in `{signature}`.",
+            f"{told[:1].upper()}{told[1:]}.",
+            "`zoo fsck` tells whether the store is damaged.",
+            changed=list(verdict.changed),
+            missing=list(verdict.missing),
+            extra=list(verdict.extra),
+            lineage=list(verdict.lineage),
+        )
+    lineage = ", and its lineage" if verdict.said is not None else ""
+    say(
+        click.style("ok  ", fg="green", bold=True)
+        + f"{ref}: {verdict.checked} files{lineage}, as signed by {key}."
+    )
