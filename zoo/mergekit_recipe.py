@@ -308,33 +308,24 @@ def _number(value: Any) -> Any:
 
 
 def _path(value: Any) -> str:
-    """What a model is called: text, or mergekit's longer forms.
+    """What a model is called: text, or mergekit's longer forms. `BASE+ADAPTER` is an adapter on its
+    base.
 
     Raises:
-        InvalidRecipe: an adapter, or something else.
+        InvalidRecipe: something else.
     """
     written = value
     if isinstance(value, Mapping) and "model" in value:
         refuse_unknown(value, _REFERENCE_KEYS, "a model reference")
         if value.get("lora") is not None:
-            raise _adapter(f"{value['model']}+{value['lora']}")
+            return f"{_path(value['model'])}+{_path(value['lora'])}"
         value = value["model"]
     if isinstance(value, Mapping) and set(value) <= {"path", "revision"}:
         value, revision = value.get("path"), value.get("revision")
         value = f"{value}@{revision}" if value and revision else value
     if not isinstance(value, str) or not value:
         raise InvalidRecipe(f"A model is named by a path or reference, not {written!r}.")
-    if "+" in value:
-        raise _adapter(value)
     return value
-
-
-def _adapter(written: str) -> InvalidRecipe:
-    return InvalidRecipe(
-        f"`{written}` puts an adapter on a model, which is not supported yet.",
-        "Adapters are merged into their models first.",
-        "Merge it yourself (`merge_and_unload()` of peft), and name the directory it is saved in.",
-    )
 
 
 def _tokenizer(document: Mapping[str, Any]) -> TokenizerBlock | None:

@@ -347,6 +347,7 @@ REFERENCES = [
     ({"model": "a"}, "a"),
     ({"model": {"path": "a"}}, "a"),
     ({"model": {"path": "a", "revision": "1"}, "lora": None}, "a@1"),
+    ({"model": {"path": "a", "revision": "1"}, "lora": "b"}, "a@1+b"),
     ({"path": "a", "revision": None}, "a"),
     ("user/model@v0.0.1", "user/model@v0.0.1"),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,8 @@ class Adapter:
     layout: Layout
     config: PeftConfig | None = None
     """Of the layout `peft`."""
+    configs: Mapping[str, PeftConfig] = field(default_factory=dict)
+    """Of the layout `kohya`: by network, where the file says more than its tensors do."""
 
     @property
     def origin(self) -> str:
@@ -62,7 +64,7 @@ class Adapter:
         else:
             from zoo.adapters.kohya_layout import kohya_changes
 
-            made, problems = kohya_changes(self.checkpoint, base)
+            made, problems = kohya_changes(self.checkpoint, base, self.configs)
         for name, change in made.items():
             problems += change.problems(base.get(name))
         if problems:
@@ -91,9 +93,11 @@ def adapter_in(checkpoint: Checkpoint, config: Path | None = None) -> Adapter | 
     layout = _layout(checkpoint.opened.notes)
     if layout is None:
         return None
-    if layout == "kohya":
-        return Adapter(checkpoint, "kohya")
     origin = checkpoint.opened.origin
+    if layout == "kohya":
+        said = checkpoint.opened.notes[NOTE].get("configs") or {}
+        configs = {network: read_peft_config(c, origin) for network, c in said.items()}
+        return Adapter(checkpoint, "kohya", None, configs)
     place = config or checkpoint.opened.auxiliary.get(CONFIG)
     content = read_config(place) if place is not None else None
     if content is None:
@@ -121,7 +125,7 @@ def about(adapter: Adapter, changes: Mapping[str, Change]) -> dict[str, Any]:
     ranks = {u.rank for c in changes.values() for u in c.updates if u.rank is not None}
     kinds = {type(u) for c in changes.values() for u in c.updates}
     found: dict[str, Any] = {
-        "layout": adapter.layout,
+        **adapter.checkpoint.opened.notes[NOTE],
         "method": adapter.config.method if adapter.config else _method(kinds),
         "targets": len(changes),
     }
