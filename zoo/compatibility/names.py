@@ -102,21 +102,23 @@ def paired(
                     tuple(names),
                 )
             ], renamed
-    if lacking and extra and (renamed := _renamed(first, other, lacking, extra)):
-        was, now = min(renamed.items())
+    if lacking and extra and (called := _renamed(first, other, lacking, extra)):
+        was, now = min(called.items())
+        several = len(set(called.values())) < len(called)
         return [
             Problem(
                 "names",
                 "error",
                 f"`{other.label}` and `{first.label}` have the same tensors under names of "
-                f"different versions of transformers ({len(renamed)} of them; `{was}` is `{now}`)",
+                f"different versions of transformers ({len(called)} of them; `{was}` is "
+                f"{'part of ' if several else ''}`{now}`)",
                 "a merge pairs tensors by name",
-                f"Write both with one version: "
+                "Save both with one version: "
                 f'`AutoModel.from_pretrained("{other.label}").save_pretrained("renamed")`.',
                 (first.label, other.label),
-                tuple(sorted(renamed)),
+                tuple(sorted(called)),
             )
-        ], renamed
+        ], None if several else called
     if len(common) < FEW * min(len(reference), len(tensors)):
         kind = kind_of(first.checkpoint.opened.config)
         listing = f"; `zoo ls --where \"architecture = '{kind}'\"` lists some" if kind else ""
@@ -174,21 +176,33 @@ def _remedy_of_prefix(prefix: str, long: str, short: str) -> str:
 def _renamed(
     first: Model, other: Model, lacking: Collection[str], extra: Collection[str]
 ) -> dict[str, str]:
-    """What `first` calls tensors of `other` that transformers has called otherwise meanwhile."""
-    called = []
-    for model in (first, other):
-        names = list(model.checkpoint.tensors)
-        family = family_of(model.checkpoint.opened.config, names)
-        called.append(dict(family.compare(names).renamed) if family else {})
+    """What `first` calls tensors of `other` that transformers has called otherwise meanwhile.
+
+    Empty where that is not the reason why most of them differ. Several names may lead to one:
+    what was a tensor for each expert is one of all experts now.
+    """
+    ours, theirs = (_called(m) for m in (first, other))
     by_name: dict[str, list[str]] = {}
     for name in lacking:
-        by_name.setdefault(called[0].get(name, name), []).append(name)
+        by_name.setdefault(ours.get(name, name), []).append(name)
     found = {}
     for name in extra:
-        now = by_name.get(called[1].get(name, name), [])
-        if len(now) == 1:
-            found[name] = now[0]
-    return found if len(found) >= MOST * min(len(lacking), len(extra)) else {}
+        if now := by_name.get(theirs.get(name, name)):
+            found[name] = min(now)
+    paired_here = {ours.get(n, n) for n in found.values()}
+    reached = sum(len(by_name[n]) for n in paired_here)
+    return found if len(found) >= MOST * len(extra) and reached >= MOST * len(lacking) else {}
+
+
+def _called(model: Model) -> dict[str, str]:
+    """What transformers calls a model's tensors now, where that is not what they are called."""
+    names = list(model.checkpoint.tensors)
+    family = family_of(model.checkpoint.opened.config, names)
+    if family is None:
+        return {}
+    differing = family.compare(names)
+    fused = {part: whole for whole, parts in differing.fused.items() for part in parts}
+    return fused | dict(differing.renamed)
 
 
 def missing(

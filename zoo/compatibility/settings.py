@@ -136,11 +136,18 @@ SIZES: tuple[tuple[str, Formula], ...] = (
 """The size along an axis that a value leads to, the likeliest first."""
 
 
+def _behind(key: str, a: Settings, b: Settings) -> str:
+    """What differs where as many heads make another width: the width of each."""
+    if not key.startswith("num_") or a.head_dim == b.head_dim:
+        return key
+    return "head_dim" if "head_dim" in a.values or "head_dim" in b.values else "hidden_size"
+
+
 def explained(a: Settings, b: Settings, sizes: tuple[int, int]) -> str | None:
     """Our key of the value that makes an axis as long as it is in two models; None if none does."""
     for key, formula in SIZES:
         if (formula(a), formula(b)) == sizes:
-            return key
+            return key if a.get(key) != b.get(key) else _behind(key, a, b)
     for key in sorted(a.values.keys() & b.values.keys()):
         if (a.number(key), b.number(key)) == sizes:
             return key
