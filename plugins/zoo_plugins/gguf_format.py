@@ -22,9 +22,8 @@ class GgufFormat(Format):
 
     def matches(self, path: Path) -> bool:
         if path.is_dir():
-            return any(path.glob("*.gguf")) and not any(
-                path.glob(other) for other in ("*.safetensors", "*.safetensors.index.json", "*.bin")
-            )
+            others = ("*.safetensors", "*.safetensors.index.json", "*.bin")
+            return any(path.glob("*.gguf")) and not any(any(path.glob(o)) for o in others)
         if path.suffix == ".gguf":
             return True
         with path.open("rb") as file:

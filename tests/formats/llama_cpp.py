@@ -73,7 +73,7 @@ def model(family: str, seed: int = 0) -> Any:
     made = t.AutoModelForCausalLM.from_config(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, tensor in sorted(made.named_parameters()):
+        for _, tensor in sorted(made.named_parameters()):
             drawn = torch.randn(tensor.shape, generator=generator) * 0.1
             around = 1.0 if tensor.dim() == 1 and "gemma" not in family else 0.0
             # float16 twice: as the file will have it, and as it is run.

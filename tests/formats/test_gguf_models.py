@@ -57,9 +57,13 @@ def test_a_file_of_llama_cpp_is_read_as_the_model_it_was_made_of(
     actual = load_file(registry.path("tiny") / "model.safetensors")
     assert "names" not in version.notes["gguf"]
     assert sorted(expected) == sorted(actual)
+    # llama.cpp adds 1 to Gemma's norms in float32, which the smallest of them do not survive.
+    lost = 2**-24 if "gemma" in family else 0
     for name, tensor in expected.items():
-        assert torch.equal(tensor.float(), actual[name].float()), name
-    assert torch.equal(logits(saved(family)), logits(registry.path("tiny")))
+        assert torch.allclose(tensor.float(), actual[name].float(), rtol=0, atol=lost), name
+    apart = 1e-5 if "gemma" in family else 0
+    made = logits(registry.path("tiny"))
+    assert torch.allclose(logits(saved(family)), made, rtol=0, atol=apart)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -273,9 +273,10 @@ def pairs_of_tokenizer(
         config: of the model, whose special tokens count where the tokenizer has none.
     """
     if "tokenizer.json" not in files:
-        numbers = {key: config.get(f"{name}_id") for name, key in _SPECIAL.items()}
-        known = {key: n for key, n in numbers.items() if type(n) is int}
-        return known, ["there is no `tokenizer.json`, so the file has no tokenizer"]
+        said = {key: config.get(f"{name}_id") for name, key in _SPECIAL.items()}
+        return {key: n for key, n in said.items() if type(n) is int}, [
+            "there is no `tokenizer.json`, so the file has no tokenizer"
+        ]
     whole = json.loads(files["tokenizer.json"])
     about = json.loads(files.get("tokenizer_config.json", b"{}"))
     model = whole.get("model", {})
@@ -327,8 +328,9 @@ def pairs_of_tokenizer(
     for name in ("bos", "eos"):
         number = found.get(f"tokenizer.ggml.{name}_token_id")
         token = tokens[number] if isinstance(number, int) and number < size else None
-        said = about.get(f"add_{name}_token")
-        adds = said if isinstance(said, bool) else bool(token) and json.dumps(token) in around
+        adds = about.get(f"add_{name}_token")
+        if not isinstance(adds, bool):
+            adds = bool(token) and json.dumps(token) in around
         found[f"tokenizer.ggml.add_{name}_token"] = adds
     template = files.get("chat_template.jinja")
     said_template = about.get("chat_template")

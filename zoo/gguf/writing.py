@@ -94,9 +94,9 @@ def write_gguf(
     if was:
         pairs[DTYPES_KEY] = json.dumps(was, sort_keys=True)
     for shifted in (p for p in plan if p.target.change == "shifted"):
-        values = _elements(checkpoint, shifted.infos[0], 0, shifted.infos[0].elements).float()
-        if not torch.equal((values + 1) - 1, values):
-            pairs[EXACT_KEY + shifted.target.name] = values.tolist()
+        weights = _elements(checkpoint, shifted.infos[0], 0, shifted.infos[0].elements).float()
+        if not torch.equal((weights + 1) - 1, weights):
+            pairs[EXACT_KEY + shifted.target.name] = weights.tolist()
     factors = factors_of(family, config)
     listening = progress or NoProgress()
     listening.start(sum(p.read for p in plan), "export")
