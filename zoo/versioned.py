@@ -14,6 +14,7 @@ from zoo.artifacts import attach
 from zoo.errors import NotFound, StoreError
 from zoo.inputs import Input, Inputs
 from zoo.opener import Opener
+from zoo.origins import hub_model
 from zoo.records import FileRecord, Version
 from zoo.register import register
 
@@ -74,7 +75,8 @@ def _found_or_made(registry: Registry, one: Input, opener: Opener, kind: str) ->
     )
     if version is None:
         label = one.model.label
-        name = _free_name(registry, Path(label), one.model.digest)
+        hub = hub_model(label)
+        name = _free_name(registry, Path(hub.id if hub else label), one.model.digest)
         version = register(registry, label, name=name, kind=kind, threads=opener.threads)
         _log.warning("registered `%s` as `%s`", label, version.ref)
     return opener.version(_unchanged(version, one))

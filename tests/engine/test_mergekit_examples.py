@@ -335,10 +335,10 @@ def test_configurations_about_tokenizers_are_read(name: str, small_zoo: Registry
     assert document.get("chat_template") == recipe.chat_template
 
 
-def test_a_model_on_a_hub_is_not_downloaded_but_how_to_is_told(small_zoo: Registry) -> None:
+def test_a_model_on_a_hub_is_answered_with_how_to_write_it(small_zoo: Registry) -> None:
     document = {"merge_method": "linear", "models": [{"model": "user/model@v1"}]}
 
-    with pytest.raises(NotFound, match=r"no entry and no directory.*hf download user/model`"):
+    with pytest.raises(NotFound, match=r"no entry and no directory.*write `hf://user/model@v1`"):
         small_zoo.plan(document)
 
 

@@ -60,7 +60,8 @@ def command(
     """Take a checkpoint into the registry as a new version.
 
     SOURCE is a file or a directory: safetensors, sharded or not, a Hugging Face directory, or
-    a torch file that holds tensors only. The source stays as it is.
+    a torch file that holds tensors only; or `hf://org/model@revision`, a model on a hub, whose
+    headers are looked at before anything is downloaded. The source stays as it is.
     """
     with session.open(create=True) as registry:
         version = registry.register(
