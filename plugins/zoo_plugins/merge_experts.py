@@ -127,7 +127,7 @@ def _problems(
         return
     experts = counts[0]
     if experts_said(config) != experts:
-        yield f"`config.json` says {experts_said(config)} experts, the gates have {experts} rows"
+        yield f"`config.json` says {experts_said(config)} experts, the router has {experts} rows"
     if not isinstance(config.get("num_experts_per_tok"), int):
         yield "`config.json` does not say `num_experts_per_tok`"
     if (options.experts is None) == (options.groups is None):

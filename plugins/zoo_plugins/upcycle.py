@@ -5,7 +5,7 @@ a gate matrix (experts x d), which of the experts' MLPs it goes through.
 
 Source: mergekit-moe (`docs/moe.md`, `mergekit/moe/`); Komatsuzaki et al. 2023, arXiv:2212.05055,
 "Sparse upcycling", for copies of one MLP under a random router.
-Departs: see `zoo.moe.gates`; Mistral's sliding window stays; biases that Qwen2-MoE may do without
+Departs: see `zoo.moe.router`; Mistral's sliding window stays; biases that Qwen2-MoE may do without
 are left out rather than zeros; without a shared expert, Qwen2-MoE gets one of zeros; experts may
 be wider or narrower than the base.
 """
@@ -75,8 +75,8 @@ class Upcycle(Transform):
             found.shared_width,
             found.ids,
         )
-        gates = mixture.gates()
-        checkpoint = mixture.checkpoint(gates)
+        router = mixture.router()
+        checkpoint = mixture.checkpoint(router)
         config = config_for(
             found.layout,
             mixture.config,
@@ -87,7 +87,7 @@ class Upcycle(Transform):
             dtype=None if dtype is None else DTYPES[dtype].torch_name,
         )
         # Worked out with the tensors: the version is written after them.
-        notes = gates.notes
+        notes = router.notes
         notes["layout"] = found.layout.name
         notes["notes"] = found.notes
         return Transformed(

@@ -342,12 +342,12 @@ def test_what_is_no_mixture_is_refused(registry: Registry, siblings: Siblings, t
     [
         (
             {"mlp.experts.3.up_proj.weight": None},
-            "has 3 experts with `up_proj`, and its gate has 4",
+            "has 3 experts with `up_proj`, and its router has 4",
         ),
         ({"mlp.gate.bias": torch.ones(4)}, "takes part in routing, and it is not known how"),
         ({"mlp.experts.0.up_proj.weight": torch.ones(2, 16)}, "differ in the shape of `up_proj`"),
         ({"mlp.experts.0.up_proj.scales": torch.ones(2)}, "is no matrix of an expert"),
-        ({"mlp.gate.weight": torch.ones(4, 5)}, "is for 16 elements, its gate for 5"),
+        ({"mlp.gate.weight": torch.ones(4, 5)}, "is for 16 elements, its router for 5"),
         ({"mlp.gate.weight": torch.ones(3, 16)}, "the layers have [3, 4] experts"),
         (
             {"mlp.experts.0.up_proj.weight": torch.ones(24, 16).to(torch.int8)},

@@ -12,10 +12,10 @@ import torch
 
 from zoo.checkpoint import MemoryCheckpoint
 from zoo.moe.alignment import assignment, likeness
-from zoo.moe.gates import conditions, unit
 from zoo.moe.grouping import by_cores, cosines
 from zoo.moe.merging import Merging
 from zoo.moe.mixed import blocks_of
+from zoo.moe.router import conditions, unit
 
 FOLDER = Path(__file__).parents[3] / "shared/methods/golden"
 

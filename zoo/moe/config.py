@@ -1,7 +1,7 @@
 """Configurations of mergekit-moe, read strictly: what they say of models, and what of the mixture.
 
     base_model: mistral            # attention, norms, embeddings
-    gate_mode: hidden              # how the router comes about; see `zoo.moe.gates`
+    gate_mode: hidden              # how the router comes about; see `zoo.moe.router`
     architecture: mixtral          # where several layouts fit
     dtype: bfloat16
     experts_per_token: 2
@@ -12,7 +12,7 @@
         noise_scale: 0.0
         residual_scale: 1.0
     shared_experts: []
-    seed: 0                        # ours: of gates that are drawn, and of noise
+    seed: 0                        # ours: of a router that is drawn, and of noise
 
 Models are references or paths.
 """

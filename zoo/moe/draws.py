@@ -1,4 +1,4 @@
-"""Normal and uniform numbers for gates and noise, by zoo's counter-based generator."""
+"""Normal and uniform numbers for routers and noise, by zoo's counter-based generator."""
 
 from __future__ import annotations
 

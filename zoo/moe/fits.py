@@ -223,7 +223,7 @@ def _router(
     shared: Sequence[Input],
     options: UpcycleOptions,
 ) -> None:
-    """Whether the gates can be worked out, and what they will be worth."""
+    """Whether the router can be worked out, and what they will be worth."""
     if options.experts_per_token > len(experts):
         found.problems.append(
             f"`experts_per_token` is {options.experts_per_token}, and there are {len(experts)} "

@@ -85,7 +85,7 @@ def _outline(config: Mapping[str, Any]) -> Any:
     try:
         with torch.device("meta"):
             build: Any = transformers.AutoModel.from_config
-            model = build(own, dtype=torch.float32)
+            model = build(own)
         model.rotary_emb = type(model.rotary_emb)(config=own)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         problem = f"transformers cannot build the base from its `config.json`: {error}"

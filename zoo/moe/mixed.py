@@ -1,4 +1,4 @@
-"""What is in a mixture as it lies on disk: its blocks, their gates, their experts.
+"""What is in a mixture as it lies on disk: its blocks, their routers, their experts.
 
     gate        BLOCK.gate.weight                       (experts, d)
     separate    BLOCK.experts.3.w1.weight               (width, d), of one expert
@@ -102,7 +102,7 @@ def _fill(block: Block, checkpoint: Checkpoint, names: list[str]) -> str | None:
             separate.setdefault(part, {})[int(match["expert"])] = Slab(name, 0, *info.shape)
         elif match := _FUSED.fullmatch(inner):
             if len(info.shape) != 3 or info.shape[0] != block.experts:
-                return f"`{name}` is {info.shape}, and the gate has {block.experts} rows"
+                return f"`{name}` is {info.shape}, and the router has {block.experts} rows"
             block.fused = True
             _, rows, columns = info.shape
             block.parts[match["part"]] = [
@@ -113,7 +113,7 @@ def _fill(block: Block, checkpoint: Checkpoint, names: list[str]) -> str | None:
     for part, own in separate.items():
         if sorted(own) != list(range(block.experts)):
             return (
-                f"`{block.name}` has {len(own)} experts with `{part}`, and its gate has "
+                f"`{block.name}` has {len(own)} experts with `{part}`, and its router has "
                 f"{block.experts} rows"
             )
         block.parts[part] = [own[i] for i in range(block.experts)]
@@ -122,7 +122,7 @@ def _fill(block: Block, checkpoint: Checkpoint, names: list[str]) -> str | None:
             return f"the experts of `{block.name}` differ in the shape of `{part}`"
         d = slabs[0].columns if part in _IN else slabs[0].rows
         if d != block.width:
-            return f"`{part}` of `{block.name}` is for {d} elements, its gate for {block.width}"
+            return f"`{part}` of `{block.name}` is for {d} elements, its router for {block.width}"
     if block.fused and separate:
         return f"`{block.name}` has experts both fused and apart"
     return None

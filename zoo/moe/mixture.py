@@ -13,9 +13,9 @@ from zoo.moe.dense import EMBEDDINGS, MLP, PARTS, is_derived, mlp
 from zoo.moe.draws import keys, normal
 from zoo.moe.elements import Lazy, Reader, computed, copied, elements
 from zoo.moe.fits import said_of
-from zoo.moe.gates import Gates
 from zoo.moe.layouts import SILENT_WIDTH, Layout
 from zoo.moe.options import ExpertOptions, UpcycleOptions
+from zoo.moe.router import Router
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ class Mixture:
 
     @property
     def added_dtype(self) -> str:
-        """The type of experts and gates."""
+        """The type of experts and router."""
         return self.dtype or self.base.model.checkpoint.tensors[EMBEDDINGS].dtype
 
     @property
@@ -51,13 +51,13 @@ class Mixture:
         """The width of a shared expert of zeros; 0 where none is needed."""
         return min(SILENT_WIDTH, self.width) if self.layout.shared and not self.shared else 0
 
-    def gates(self) -> Gates:
+    def router(self) -> Router:
         """The router's weights."""
         said = (
             *said_of(self.options.experts, len(self.experts)),
             *said_of(self.options.shared_experts, len(self.shared)),
         )
-        return Gates(
+        return Router(
             self.options.gate_mode,
             self.base.model.checkpoint,
             self.config,
@@ -68,7 +68,7 @@ class Mixture:
             self.options.seed,
         )
 
-    def checkpoint(self, gates: Gates) -> Lazy:
+    def checkpoint(self, router: Router) -> Lazy:
         """All tensors, by their names in the mixture."""
         found: dict[str, tuple[TensorInfo, Reader]] = {}
         for name in self.base.model.checkpoint.tensors:
@@ -79,10 +79,10 @@ class Mixture:
             self._add_experts(found, layer)
             d, count = self.config["hidden_size"], len(self.experts)
             gate = self.layout.gate(layer)
-            found[gate] = self._rows(gate, (count, d), layer, gates.routed)
+            found[gate] = self._rows(gate, (count, d), layer, router.routed)
             if self.layout.shared:
                 name = self.layout.shared_gate(layer)
-                rows = gates.shared if self.shared else _zeros(d)
+                rows = router.shared if self.shared else _zeros(d)
                 found[name] = self._rows(name, (1, d), layer, rows)
         return Lazy(f"{self.layout.title} of {self.base.model.label}", found)
 

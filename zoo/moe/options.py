@@ -41,4 +41,4 @@ class UpcycleOptions(BaseModel):
     """One for each expert, in order; or none."""
     shared_experts: tuple[ExpertOptions, ...] = ()
     seed: int = 0
-    """Of gates that are drawn, and of noise."""
+    """Of a router that is drawn, and of noise."""

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 SMALLEST = 1e-8
 """No row is divided by less."""
 MOST_SIMILAR = 5.0
-"""Condition number of a layer's gates above which some experts will hardly be used."""
+"""Condition number of a layer's router above which some experts will hardly be used."""
 
 
-class Gates:
-    """The gates of all layers, worked out when one is first asked for.
+class Router:
+    """The router of all layers, worked out when a row is first asked for.
 
     Args:
         mode: one of those above.
@@ -66,8 +66,8 @@ class Gates:
         self._lock = threading.Lock()
         self._made: torch.Tensor | None = None
         self.notes: dict[str, Any] = {}
-        """`gate_condition`, a number or null (endless) per layer, and what it means: both once the
-        gates are worked out."""
+        """`router_condition`, a number or null (endless) per layer, and what it means: both once it
+        is worked out."""
 
     def routed(self, layer: int) -> torch.Tensor:
         """The router's rows in a layer, float32, shape (experts, d)."""
@@ -82,8 +82,8 @@ class Gates:
             if self._made is None:
                 self._made = self._drawn() if self._mode in DRAWN else self._prompted()
                 found = conditions(self._made[:, : self._routed])
-                self.notes["gate_condition"] = [_plain(c) for c in found]
-                if said := degenerate(found):
+                self.notes["router_condition"] = [_plain(c) for c in found]
+                if self._mode not in DRAWN and (said := degenerate(found)):
                     self.notes["notes"] = [*self.notes.get("notes", ()), said]
         return self._made
 
@@ -157,7 +157,7 @@ def degenerate(found: Sequence[float]) -> str | None:
     where = "every layer" if len(bad) == len(found) else f"layers {listed}"
     worst = max(found)
     return (
-        f"the gates of {where} hardly tell the experts apart (condition number up to "
+        f"the router hardly tells the experts apart in {where} (condition number up to "
         f"{worst:.3g}, above {MOST_SIMILAR:g}): some experts will be used little; write prompts "
         "that have less in common"
     )
@@ -167,12 +167,12 @@ def _plain(number: float) -> float | None:
     return round(number, 4) if number < float("inf") else None
 
 
-def conditions(gates: torch.Tensor) -> list[float]:
-    """Condition number of each layer's gates: how close the rows are to depending on each other.
+def conditions(rows: torch.Tensor) -> list[float]:
+    """Condition number of each layer's router: how close the rows are to depending on each other.
 
     Args:
-        gates: shape (layers, experts, d).
+        rows: shape (layers, experts, d).
     """
     import torch
 
-    return [float(c) for c in torch.linalg.cond(gates.double())]
+    return [float(c) for c in torch.linalg.cond(rows.double())]
