@@ -522,7 +522,7 @@ def sharded(directory: Path, state: State) -> Path:
     names = sorted(state)
     files = {"model-00001-of-00002.safetensors": names[:4]}
     files["model-00002-of-00002.safetensors"] = names[4:]
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for file, own in files.items():
         save_file({n: state[n].clone() for n in own}, directory / file)
         weight_map |= dict.fromkeys(own, file)
