@@ -58,6 +58,7 @@ def test_parents_are_versions_pinned_to_their_commits(
     sources = {v.source for v in registry.select() if v.kind != "merge"}
 
     assert {f"hf://org/{name}@{commit}" for name, commit in models.items()} == sources
+    assert {"a@1", "b@1", "base@1", "merged@1"} == {v.ref for v in registry.select()}
 
 
 def test_a_failed_preflight_downloads_and_leaves_nothing(
