@@ -22,12 +22,12 @@ def write_adapter(
     folder: Path,
     seed: int = 1,
     rank: int = 4,
-    tensors: Mapping[str, torch.Tensor] | None = None,
+    tensors: Mapping[str, torch.Tensor | None] | None = None,
     **config: Any,
 ) -> Path:
     """A PEFT directory; `tensors` are changed or, where None, taken away."""
     generator = torch.Generator().manual_seed(seed)
-    found: dict[str, torch.Tensor] = {}
+    found: dict[str, torch.Tensor | None] = {}
     for name, shape in SHAPES.items():
         if len(shape) == 2:
             module = "base_model.model." + name.removesuffix(".weight")
