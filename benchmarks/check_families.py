@@ -1,6 +1,6 @@
 """Check `zoo/families/families.jsonl` against transformers' own classes, all of them.
 
-    python benchmarks/check_families.py [--sample N] [--out benchmarks/results/families.md]
+    python benchmarks/check_families.py [--sample N] [--out benchmarks/results/family_data.md]
 
 Each class is built on the meta device from its default configuration, then with layers more, with
 switches changed, and with embeddings tied and not. Of each it is asked whether zoo, which is given
@@ -102,7 +102,8 @@ def _cases(config: Any, rng: random.Random) -> list[tuple[str, Any]]:
         found.append((f"tie_word_embeddings={flag}", tied))
     own = list(values(config))
     counts = [v for v in own if type(v[2]) is int and 0 < v[2] <= 64 and "layers" in v[1]]
-    switches = [v for v in own if isinstance(v[2], bool)]
+    both = getattr(config, "is_encoder_decoder", False)  # its decoder is one anyway
+    switches = [v for v in own if isinstance(v[2], bool) and not (both and v[1] == "is_decoder")]
     for path, key, value in [*rng.sample(counts, min(2, len(counts)))]:
         found.append((f"{path}.{key}={value + 2}", _tried(config, path, key, value + 2)))
     for path, key, value in rng.sample(switches, min(4, len(switches))):
@@ -139,7 +140,7 @@ def _case(result: Result, label: str, config: Any, outline: Outline, *, strength
         return
     tied = dict(outline.module.all_tied_weights_keys)
     if tied != dict(family.tied):
-        odd = {t for t in tied.keys() ^ family.tied.keys()}
+        odd = tied.keys() ^ family.tied.keys()
         result.wrong.append(f"{label}: tied differ, {sorted(odd)[:2]} ({len(odd)})")
     if not strength:
         return
@@ -195,7 +196,7 @@ def _page(results: list[Result], failed: list[tuple[str, str, str]], took: float
     lines = [
         "# Families, checked against transformers",
         "",
-        "    python benchmarks/check_families.py --out benchmarks/results/families.md",
+        "    python benchmarks/check_families.py --out benchmarks/results/family_data.md",
         "",
         f"transformers {transformers.__version__}; data made with {made['transformers']}. "
         f"{len(results)} classes of {len({r.kind for r in results})} model types, "

@@ -79,6 +79,8 @@ def values(config: Any) -> Iterator[tuple[str, str, Any]]:
         for key, value in list(vars(part).items()):
             if key in PLAIN or key.startswith("_") or key.endswith("token_id"):
                 continue
+            if key == "is_decoder" and getattr(config, "is_encoder_decoder", False):
+                continue  # its decoder is one whatever this says
             yield path, key, value
 
 
@@ -566,7 +568,9 @@ def _named(module: PreTrainedModel, getter: str) -> str | None:
         return None
     for name, part in module.named_modules(remove_duplicate=False):
         if part is wanted and name:
-            return f"{name}.weight" if hasattr(part, "weight") else None
+            # Models of images call their patches embeddings, and have no tokens.
+            tokens = isinstance(part, torch.nn.Embedding) or getter != "get_input_embeddings"
+            return f"{name}.weight" if tokens and hasattr(part, "weight") else None
     return None
 
 

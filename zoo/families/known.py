@@ -187,8 +187,10 @@ def _assemble(
 def _counterpart(part: str | None, other: Mapping[str, Any]) -> str | None:
     """The class of another model type that can stand where a class stands."""
     if part is not None and "For" in part:
+        kinds = {"ForCausalLM": ("ForCausalLM", "LMHeadModel")}
         kind = part[part.index("For") :]
-        same: str | None = next((c for c in other["classes"] if c.endswith(kind)), None)
+        ends = kinds.get(kind, (kind,))
+        same: str | None = next((c for c in other["classes"] if c.endswith(ends)), None)
         if same is not None:
             return same
     base = other.get("base")
