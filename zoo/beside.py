@@ -12,6 +12,7 @@ from zoo.card import cards
 from zoo.chat_templates import with_template
 from zoo.dtypes import DTYPES
 from zoo.inputs import RECIPE_FILE
+from zoo.older_tokenizers import is_of_tiktoken
 from zoo.overlays import config_path
 from zoo.records import FileRecord
 from zoo.safetensors_checkpoint import read_config
@@ -48,6 +49,9 @@ def files_beside(
     if tokenizer := tokenizer_files(ready):
         made |= tokenizer
         kept = {r: p for r, p in kept.items() if r.path not in FILES}
+    if ready.vocabulary and (ready.vocabulary.source or ready.vocabulary.tokenizer.changed):
+        # They would say the vocabulary of before, to the programs that read them.
+        kept = {r: p for r, p in kept.items() if not is_of_tiktoken(r.path)}
     made |= cards(ready, digest, licence)
     return made, {r: p for r, p in kept.items() if r.path not in made}
 

@@ -1,8 +1,9 @@
 """A model's tokenizer as its files say it: which token has which id, and how it is written again.
 
-Only the vocabulary is read, from `tokenizer.json`, else from `vocab.json`; nothing is tokenized, so
-no tokenizer library is needed. What is written is what was read, less the tokens that no embedding
-has, and with tokens added as the library adds them: at the end, outside the learned vocabulary.
+Only the vocabulary is read, from `tokenizer.json`, else from older files (`zoo.older_tokenizers`);
+nothing is tokenized, so no tokenizer library is needed. What is written is what was read, less the
+tokens that no embedding has, and with tokens added as the library adds them: at the end, outside
+the learned vocabulary.
 """
 
 from __future__ import annotations
@@ -14,22 +15,28 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from zoo.errors import InvalidCheckpoint, InvalidRecipe
+from zoo.older_tokenizers import (
+    BPE,
+    MERGES,
+    REMEDY,
+    SENTENCEPIECE,
+    WORDPIECE,
+    cut,
+    is_of_tiktoken,
+    lines,
+    pieces,
+)
 from zoo.safetensors_checkpoint import read_small
 
 FAST, CONFIG, LEGACY = "tokenizer.json", "tokenizer_config.json", "added_tokens.json"
-_CORE = ("vocab.json", "merges.txt", "vocab.txt")
-_SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+_CORE = (BPE, MERGES, WORDPIECE)
 SPECIAL = "special_tokens_map.json"
 TEMPLATE, TEMPLATE_JSON = "chat_template.jinja", "chat_template.json"
 FILES = frozenset(
-    {FAST, CONFIG, LEGACY, SPECIAL, TEMPLATE, TEMPLATE_JSON} | set(_CORE) | set(_SENTENCEPIECE)
+    {FAST, CONFIG, LEGACY, SPECIAL, TEMPLATE, TEMPLATE_JSON} | set(_CORE) | set(SENTENCEPIECE)
 )
 """All that a tokenizer's files are called, at the top of a model's directory."""
 
-_REMEDY = (
-    "Write a `tokenizer.json` beside it: "
-    'with transformers, `AutoTokenizer.from_pretrained("{0}").save_pretrained("{0}")`.'
-)
 _PLAIN = {
     "single_word": False,
     "lstrip": False,
@@ -103,21 +110,26 @@ def read_tokenizer(label: str, files: Mapping[str, Path]) -> Tokenizer | None:
         files: files beside the weights, by relative path.
     Raises:
         InvalidCheckpoint: a file is not what its name says.
-        InvalidRecipe: the vocabulary is in a binary file only.
+        InvalidRecipe: the vocabulary is in a file only that zoo cannot read.
     """
     own = {name: files[name] for name in sorted(FILES & files.keys())}
     if FAST in own:
         document = read_object(own[FAST])
         core = _core(document, own[FAST])
         listed = document.get("added_tokens") or []
-    elif "vocab.json" in own:
-        core, listed = _ids(read_object(own["vocab.json"]), own["vocab.json"]), []
-    elif binary := [name for name in own if name in (*_SENTENCEPIECE, "vocab.txt")]:
+    elif BPE in own:
+        core, listed = _ids(read_object(own[BPE]), own[BPE]), []
+    elif WORDPIECE in own:
+        core, listed = _ids(lines(own[WORDPIECE]), own[WORDPIECE]), []
+    elif binary := [name for name in own if name in SENTENCEPIECE]:
+        config = read_object(own[CONFIG]) if CONFIG in own else {}
+        core, listed = pieces(label, own[binary[0]], config)
+    elif foreign := sorted(filter(is_of_tiktoken, files)):
         raise InvalidRecipe(
-            f"The tokenizer of `{label}` is in `{binary[0]}` only, which zoo does not read.",
-            "Its tokens are not known.",
-            _REMEDY.format(label),
-            file=binary[0],
+            f"The tokenizer of `{label}` is in `{foreign[0]}` only, which zoo does not read.",
+            "It is in a form of tiktoken's, which says nothing of special tokens.",
+            REMEDY.format(label),
+            file=foreign[0],
         )
     else:
         return None
@@ -173,14 +185,17 @@ def written(tokenizer: Tokenizer) -> dict[str, bytes]:
         if lost:
             _shorten(document["model"], lost)
         found[FAST] = _json(document)
+        if lost:  # the other spellings of the vocabulary are not true any more
+            found = {n: data for n, data in found.items() if n not in (*_CORE, *SENTENCEPIECE)}
     elif lost:
-        raise InvalidRecipe(
-            f"The vocabulary of `{tokenizer.label}` is longer than its embeddings,",
-            "and can be cut only in a `tokenizer.json`.",
-            _REMEDY.format(tokenizer.label),
-        )
-    if lost:  # the other spellings of the vocabulary are not true any more
-        found = {n: data for n, data in found.items() if n not in (*_CORE, *_SENTENCEPIECE)}
+        shorter = cut(found, lost)
+        if shorter is None:
+            raise InvalidRecipe(
+                f"The vocabulary of `{tokenizer.label}` is longer than its embeddings,",
+                "and is in a form that cannot be cut.",
+                REMEDY.format(tokenizer.label),
+            )
+        found = shorter
     gone = {t for t in tokenizer.named if t not in ids}
     for name in (CONFIG, SPECIAL) if gone else ():
         if name in found:
