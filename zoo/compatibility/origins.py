@@ -67,7 +67,7 @@ def _far(origin: Input, experts: Sequence[Input]) -> list[Problem]:
             "origin",
             "warning",
             f"the weights of {together(list(found))} are not near those of "
-            f"`{origin.model.label}` (cosine {nearest:.2f} or less, where fine-tunes of one model "
+            f"`{origin.model.label}` (cosine {nearest:.2f} at most, where fine-tunes of one model "
             f"have more than {FAR})",
             "weights that did not begin alike do not average to anything",
             "Merge fine-tunes of one base; `zoo diff` compares every tensor.",
