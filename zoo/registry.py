@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from zoo.links import LinkMode
     from zoo.measurement import Measured
     from zoo.merging import Resources
+    from zoo.mlflow.importing import Imported
     from zoo.multi_stage import Stage
     from zoo.phases.assignment import Assignment
     from zoo.plan import Plan
@@ -201,6 +202,31 @@ class Registry:
         from zoo.hub.push import push
 
         return push(self, ref, repo, revision=revision, create=create, private=private)
+
+    def import_mlflow(
+        self,
+        uri: str,
+        *,
+        models: Sequence[str] = (),
+        stages: Sequence[str] = (),
+        aliases: Sequence[str] = (),
+        artifacts_root: str | Path | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> list[Imported]:
+        """Take versions over from an MLflow registry; see `zoo.mlflow.importing`."""
+        from zoo.mlflow.importing import import_mlflow
+
+        return import_mlflow(
+            self,
+            uri,
+            models=models,
+            stages=stages,
+            aliases=aliases,
+            artifacts_root=None if artifacts_root is None else Path(artifacts_root),
+            dry_run=dry_run,
+            progress=progress,
+        )
 
     def attach(
         self,
