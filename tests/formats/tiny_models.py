@@ -81,7 +81,7 @@ def pipeline(seed: int, scratch: Path) -> Any:
         text_encoder=text_encoder(seed),
         tokenizer=tokenizer(scratch),
         unet=unet(seed),
-        scheduler=DDIMScheduler(num_train_timesteps=10),
+        scheduler=DDIMScheduler(num_train_timesteps=10, steps_offset=1, clip_sample=False),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
