@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from small_adapters import base_state, dense
+from zoo_cli.main import cli
 
 import zoo
 from zoo.errors import IncompatibleModels, InvalidRecipe
 from zoo.registry import Registry
-from zoo_cli.main import cli
 
 peft = pytest.importorskip("peft")
 
@@ -150,7 +150,7 @@ def test_what_cannot_be_is_refused(registry: Registry, tmp_path: Path) -> None:
 
     with pytest.raises(InvalidRecipe, match="--rank 16"):
         registry.extract_lora("one", "base", name="x")
-    with pytest.raises(InvalidRecipe, match="`nothing.\\*` fits no tensor"):
+    with pytest.raises(InvalidRecipe, match=r"`nothing\.\*` fits no tensor"):
         registry.extract_lora("one", "base", rank=1, include=["nothing.*"], name="x")
     with pytest.raises(IncompatibleModels, match="`base@1` has no `x`"):
         registry.extract_lora("more", "base", rank=1, name="x")

@@ -184,7 +184,7 @@ def test_factors_that_are_not_finite_register_and_a_merge_refuses_them(
         base="base",
     )
 
-    with pytest.raises(GateFailed, match="`bad@1` has 40 values that are not finite.*a.proj"):
+    with pytest.raises(GateFailed, match=r"`bad@1` has 40 values that are not finite.*a\.proj"):
         registry.merge(method="ties", experts=["bad", "one"], name="m")
 
 
