@@ -139,13 +139,14 @@ def test_shards_that_are_no_more_are_removed(
 ) -> None:
     index = b'{"metadata": {}, "weight_map": {}}'
     old = {"model-00001-of-00002.safetensors": b"old", "model.safetensors.index.json": index}
-    hub.add("me/merged", {**old, "notes.txt": b"mine"})
+    mine = {"notes.txt": b"mine", "other/model.safetensors": b"mine"}
+    hub.add("me/merged", {**old, **mine})
     pushed = registry.push(merged, "me/merged")
     files = files_of(hub, "me/merged")
 
     assert tuple(old) == pushed.removed
     assert not old.keys() & files.keys()
-    assert b"mine" == files["notes.txt"].data
+    assert mine == {path: files[path].data for path in mine}
     assert registry.get(merged).digest == registry.pull("hf://me/merged", name="x").version.digest
 
 

@@ -260,7 +260,7 @@ def test_sources_that_are_links_themselves_are_followed(registry, save, tmp_path
         ({"link_mode": "teleport"}, ZooError),
         ({"base": "nobody"}, NotFound),
         ({"source": "nowhere"}, NotFound),
-        ({"source": "hf://org/model@main"}, NotFound),
+        ({"source": "s3://bucket/model"}, NotFound),
         ({"source": "s3://bucket"}, NotFound),
         ({"metrics": {"/test": 0.5}}, InvalidName),
         ({"metrics": {"": 0.5}}, InvalidName),

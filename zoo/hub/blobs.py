@@ -18,9 +18,9 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -282,20 +282,15 @@ def _arrived(cache: Path, file: HubFile) -> int:
     return partial.stat().st_size if partial.exists() else 0
 
 
-class _friendly:
+@contextmanager
+def _friendly(cache: Path) -> Iterator[None]:
     """Errors of the file system in our words."""
-
-    def __init__(self, cache: Path) -> None:
-        self._cache = cache
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: Any, _: Any) -> None:
-        if isinstance(error, OSError):
-            raise StoreError(
-                f"The hub's cache `{self._cache}` cannot be written:",
-                f"{error.strerror or error}.",
-                "Free some space, or set HF_HOME to a directory that can be written.",
-                path=self._cache,
-            ) from error
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"The hub's cache `{cache}` cannot be written:",
+            f"{error.strerror or error}.",
+            "Free some space, or set HF_HOME to a directory that can be written.",
+            path=cache,
+        ) from error

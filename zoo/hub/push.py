@@ -12,7 +12,7 @@ is installed, which only some hubs speak; a hub that does not gets them by Git L
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +94,7 @@ def push(
         there, parent = _there(transport, name, api)
         same = [p for p, content in contents.items() if _is_there(content, there.get(p))]
         sent = [p for p in sorted(contents) if p not in same]
-        removed = sorted(p for p in there if p.endswith(_WEIGHTS) and p not in contents)
+        removed = _stale(there, contents)
         if not sent and not removed:
             url = f"{transport.endpoint}/{name.repo}/commit/{parent}"
             return Pushed(version, name.repo, revision, parent, url, (), (), tuple(sorted(same)))
@@ -154,6 +154,16 @@ def _there(transport: Transport, name: HubName, api: Any) -> tuple[dict[str, Hub
         api.create_branch(name.repo, branch=name.revision, exist_ok=True)
         at = find_revision(transport, name)
     return list_files(transport, at), at.commit
+
+
+def _stale(there: Collection[str], contents: Collection[str]) -> list[str]:
+    """Weights that would be read together with this version's: those beside them."""
+    folders = {p.rpartition("/")[0] for p in contents if p.endswith(_WEIGHTS)}
+    return sorted(
+        p
+        for p in there
+        if p.endswith(_WEIGHTS) and p not in contents and p.rpartition("/")[0] in folders
+    )
 
 
 def _is_there(content: Content, listed: HubFile | None) -> bool:
