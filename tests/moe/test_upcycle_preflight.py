@@ -130,6 +130,7 @@ def test_a_layout_without_shared_experts_is_refused_for_one(
         ("qwen3", {"use_sliding_window": True}, "set `use_sliding_window` to false"),
         ("llama", {"quantization_config": {"bits": 4}}, "is quantized"),
         ("llama", {"num_hidden_layers": 9}, "lacks `model.layers.3.input_layernorm.weight`"),
+        ("llama", {"num_hidden_layers": 10**12}, "says 1000000000000 layers for 30 tensors"),
         ("llama", {"num_hidden_layers": "3"}, "has no usable `num_hidden_layers`"),
         ("llama", {"hidden_size": None}, "has no usable `hidden_size`"),
     ],
@@ -241,15 +242,36 @@ def test_prompts_need_the_tokenizer_of_the_base(
     assert "token 35 of the prompt 'x3' has no embedding" in beyond
 
 
+@pytest.mark.parametrize(
+    ("module", "library"), [("prompts", "tokenizers"), ("hidden", "transformers")]
+)
 def test_a_missing_library_is_told_with_the_remedy(
-    registry: Registry, siblings: Siblings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: str,
+    library: str,
+    registry: Registry,
+    siblings: Siblings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     base, math, code, _ = siblings("llama")
-    monkeypatch.setattr("zoo.moe.prompts.find_spec", lambda name: None)
+    monkeypatch.setattr(f"zoo.moe.{module}.find_spec", lambda name: None)
 
     (found,) = problems(registry, document(base, [math, code]), tmp_path / "out")
 
-    assert "`pip install tokenizers`" in found
+    assert f"`pip install {library}`" in found
+
+
+def test_a_base_that_transformers_cannot_build_is_refused_before_its_states_are_asked_for(
+    registry: Registry, siblings: Siblings, tmp_path: Path
+):
+    base = changed(siblings("llama")[0], tmp_path / "base", hidden_act="no such thing")
+    experts = [
+        changed(m, tmp_path / m.name, hidden_act="no such thing") for m in siblings("llama")[1:3]
+    ]
+
+    (found,) = problems(registry, document(base, experts), tmp_path / "out")
+
+    assert f"transformers cannot build the base `{base}`" in found
 
 
 def test_prompts_that_say_nothing_or_the_same_are_refused(

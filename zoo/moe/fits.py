@@ -11,6 +11,7 @@ from zoo.dtypes import DTYPES
 from zoo.errors import InvalidRecipe, ZooError
 from zoo.inputs import Input
 from zoo.moe.dense import EMBEDDINGS, KINDS, MLP, PARTS, is_derived, mlp, outside_the_mlp, spoken
+from zoo.moe.hidden import check_runs
 from zoo.moe.layouts import Layout, layout_for
 from zoo.moe.options import DRAWN, ExpertOptions, UpcycleOptions
 from zoo.moe.prompts import tokenized
@@ -69,6 +70,9 @@ def _no_config(one: Input) -> str | None:
     wrong = [k for k in numbers if not isinstance(config.get(k), int) or config[k] < 1]
     if config.get("model_type") in KINDS and wrong:
         return f"`config.json` of `{one.model.label}` has no usable {_listed(wrong)}"
+    layers, tensors = config.get("num_hidden_layers"), len(one.model.checkpoint.tensors)
+    if isinstance(layers, int) and layers > tensors:
+        return f"`config.json` of `{one.model.label}` says {layers} layers for {tensors} tensors"
     return None
 
 
@@ -262,6 +266,8 @@ def _router(
         files = {f.path: p for f, p in base.beside.items()}
         try:
             found.ids = tokenized(base.model.label, files, prompts, rows)
+            if options.gate_mode != "cheap_embed" and not found.problems:
+                check_runs(base.model.label, base.model.checkpoint.opened.config or {})
         except ZooError as error:
             found.problems += error.facts.get("problems", [str(error)])
 

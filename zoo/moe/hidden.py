@@ -8,6 +8,7 @@ and emptied again. Prompts are not padded: a state depends on its own prompt alo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from zoo.checkpoint import Checkpoint, tensor_of
@@ -74,6 +75,26 @@ def entering(
     return [torch.stack(own) for own in found]
 
 
+def check_runs(label: str, config: Mapping[str, Any]) -> None:
+    """Refuse a base that `entering` could not run.
+
+    Raises:
+        IncompatibleModels: transformers is not there, or cannot build it.
+    """
+    if find_spec("transformers") is None:
+        problem = (
+            "hidden states need transformers, which is not installed: `pip install transformers`, "
+            "or choose `gate_mode: cheap_embed`"
+        )
+        raise IncompatibleModels(problem, problems=[problem])
+    try:
+        _outline(config)
+    except Exception as error:  # the library raises whatever a configuration makes it stumble over
+        said = " ".join(str(error).split()) or "it does not say why"
+        problem = f"transformers cannot build the base `{label}` from its `config.json`: {said}"
+        raise IncompatibleModels(problem, problems=[problem]) from error
+
+
 def _outline(config: Mapping[str, Any]) -> Any:
     """The model without memory for its weights; what follows from the configuration is there."""
     import torch
@@ -82,14 +103,10 @@ def _outline(config: Mapping[str, Any]) -> Any:
     kind = transformers.CONFIG_MAPPING[config["model_type"]]
     known = {k: v for k, v in config.items() if k not in ("auto_map", "quantization_config")}
     own = kind.from_dict({**known, "attn_implementation": "eager"})
-    try:
-        with torch.device("meta"):
-            build: Any = transformers.AutoModel.from_config
-            model = build(own)
-        model.rotary_emb = type(model.rotary_emb)(config=own)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        problem = f"transformers cannot build the base from its `config.json`: {error}"
-        raise IncompatibleModels(problem, problems=[problem]) from error
+    build: Any = transformers.AutoModel.from_config
+    with torch.device("meta"):
+        model = build(own)
+    model.rotary_emb = type(model.rotary_emb)(config=own)
     model.norm = torch.nn.Identity()
     return model.eval()
 

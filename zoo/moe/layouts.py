@@ -79,16 +79,15 @@ def layout_for(word: str | None, kind: str, shared: int) -> Layout | str:
     """The layout that is meant, or what is wrong with the wish.
 
     Args:
-        word: a name or the beginning of a title, as mergekit has it; None is the first that fits.
+        word: a name, or the beginning of one, as mergekit has it; None is the first that fits.
         kind: `model_type` of the base.
         shared: how many shared experts there are.
     """
     meant = list(LAYOUTS.values())
     if word is not None:
         plain = _plain(word)
-        meant = [x for x in meant if plain in (_plain(x.name), _plain(x.model_class))] or [
-            x for x in meant if plain and _plain(x.title).startswith(plain)
-        ]
+        named = [(x, (_plain(x.name), _plain(x.title), _plain(x.model_class))) for x in meant]
+        meant = [x for x, names in named if plain and any(n.startswith(plain) for n in names)]
         if not meant:
             return f"there is no layout `{word}`; {did_you_mean(word, list(LAYOUTS))}"
     fitting = [x for x in meant if kind in x.sources]

@@ -19,6 +19,8 @@ from zoo.dtypes import DTYPES
 
 COUNTS = ("num_local_experts", "num_experts")
 """What configurations call the number of experts."""
+MOST = 1 << 14
+"""No mixture has more experts in a layer; a file that says so lies."""
 _GATE = re.compile(r"(?P<block>(?:.+\.)?layers\.(?P<layer>\d+)\.[a-z_]+)\.gate\.weight")
 _SEPARATE = re.compile(r"experts\.(?P<expert>\d+)\.(?P<part>[a-z0-9_]+)\.weight")
 _FUSED = re.compile(r"experts\.(?P<part>gate_up_proj|down_proj)")
@@ -78,6 +80,9 @@ def blocks_of(checkpoint: Checkpoint) -> tuple[list[Block], list[str]]:
         own = [n for n in tensors if n.startswith(f"{block.name}.experts.")]
         if not own:
             continue  # the gate of something else
+        if experts > MOST:
+            problems.append(f"`{name}` has {experts} rows, and {MOST} experts are the most")
+            continue
         problem = _fill(block, checkpoint, own)
         others = [n for n in tensors if n.startswith(f"{block.name}.gate.") and n != block.gate]
         if others:
