@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from zoo.becoming import becoming, check_target
+from zoo.card import CARD
 from zoo.compatibility.terms import licences_of
 from zoo.digest import flat_key, flat_key_of_file, json_digest
 from zoo.environment import environment
@@ -31,6 +32,7 @@ from zoo.records import FileRecord, RunDraft, RunInput, Version, VersionDraft
 from zoo.register import architecture_of
 from zoo.single_thread import single_threaded_torch
 from zoo.transform import Parents, Transform, Transformed
+from zoo.transform_card import transform_card
 from zoo.verify import CODE_CHANGED, Verdict
 from zoo.versioned import versioned
 
@@ -89,10 +91,20 @@ def transform(
             made = made_by.apply(opened, values)
         lock = _lock(made_by, opened, values.model_dump(mode="json"))
         files = {**made.files, RECIPE_FILE: _recipe_file(lock)}
+        license = license or _licence(opened)
+
+        def card(staged: Ingested, folder: Path) -> None:
+            """Put a card beside what was made, unless the transform wrote one."""
+            if CARD not in files:
+                text = transform_card(made_by, made, opened, lock, staged.digest, license)
+                _beside(staged, folder, CARD, text)
+
         if name is None:
             assert out is not None
             with becoming(out) as partial:
-                staged = _staged(made_by, made, files, partial / ".staging", resources, listening)
+                work = partial / ".staging"
+                staged = _staged(made_by, made, files, work, resources, listening)
+                card(staged, work)
                 for record, path in staged.files.items():
                     target = partial / record.path
                     target.parent.mkdir(parents=True, exist_ok=True)
@@ -103,6 +115,7 @@ def transform(
             return None
         with registry.store.staging(f"transform-{uuid4().hex}") as staging:
             staged = _staged(made_by, made, files, staging, resources, listening)
+            card(staged, staging)
             origin = registry.plugins.origin(made_by.name, "transforms")
             run = RunDraft(
                 id=str(uuid4()),
@@ -131,7 +144,7 @@ def transform(
                 files=staged.records,
                 base=base.id if base else None,
                 task=task,
-                license=license or _licence(opened),
+                license=license,
                 architecture=made.architecture
                 or architecture_of(made.checkpoint.opened.config)
                 or (base.architecture if base else None),
@@ -324,14 +337,19 @@ def _staged(
             stem=made_by.weights_stem,
         )
     for path, content in files.items():
-        target = staging / "files" / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, Path):
-            shutil.copyfile(content, target)
-        else:
-            target.write_bytes(content)
-        staged.files[FileRecord(path, _key(target), target.stat().st_size)] = target
+        _beside(staged, staging, path, content)
     return staged
+
+
+def _beside(staged: Ingested, staging: Path, path: str, content: bytes | Path) -> None:
+    """Add a file to what is staged."""
+    target = staging / "files" / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, Path):
+        shutil.copyfile(content, target)
+    else:
+        target.write_bytes(content)
+    staged.files[FileRecord(path, _key(target), target.stat().st_size)] = target
 
 
 def _key(content: bytes | Path) -> str:

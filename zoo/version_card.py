@@ -102,8 +102,10 @@ def _front(
         "phase": version.phase,
         "parents": [one.block for one in parents] or None,
     }
+    # What the Hub calls an adapter's base model is what it is loaded onto.
+    named = [p for p in parents if version.kind != "adapter" or p.role == "base"]
     front = front_matter(
-        models=[one.model for one in parents if one.is_public] or _declared_models(version),
+        models=[one.model for one in named if one.is_public] or _declared_models(version),
         relation=relation_of(version, config, parents),
         library="peft" if version.kind == "adapter" else library_of(config),
         license=version.license,

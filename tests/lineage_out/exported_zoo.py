@@ -25,7 +25,10 @@ def writer(root: Path) -> Write:
     ) -> Path:
         folder = root / "models" / name
         folder.mkdir(parents=True)
-        tensors = {"a.weight": torch.arange(12.0).reshape(3, 4) + value, "b": torch.ones(3) * value}
+        tensors = {
+            "a.weight": torch.arange(12.0).reshape(3, 4) + value,
+            "a.bias": torch.ones(3) * value,
+        }
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
         (folder / "config.json").write_text(json.dumps({"model_type": "tiny", **config}))
         for path, content in (files or {}).items():

@@ -229,7 +229,7 @@ def test_zoo_register_transforms_offers_a_model_of_another_form(tmp_path, state)
         made = registry.transform("scale", [("model", "m")], {"factor": 3.0}, name="scaled")
 
         assert ("merge", "m@1", "mit") == (made.kind, made.base, made.license)
-        assert {"note.txt", "zoo_recipe.json", "model.safetensors"} == {
+        assert {"README.md", "note.txt", "zoo_recipe.json", "model.safetensors"} == {
             path.name for path in registry.path(made.ref).iterdir()
         }
         original = zoo.load_state("m", registry=registry)
