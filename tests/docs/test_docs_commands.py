@@ -9,7 +9,7 @@ import pytest
 from docs_pages import Page, all_pages, commands
 
 PROGRAMS = {"cat", "cd", "createdb", "git", "head", "ls", "make", "mkdir", "mv", "pip", "python"}
-PROGRAMS |= {"python3", "source", "zoo", "cp"}
+PROGRAMS |= {"python3", "source", "zoo", "cp", "model_signing", "openssl"}
 
 
 def shown(page: Page) -> list[str]:
