@@ -20,7 +20,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -181,18 +181,31 @@ def plan_stages(
     registry: Registry, stages: Sequence[Stage], resources: Resources
 ) -> list[tuple[str | None, Plan]]:
     """The plan of every stage, made of what those before it will be."""
-    made: dict[str, Made] = {}
-    plans: list[tuple[str | None, Plan]] = []
-    with TemporaryDirectory() as directory:
+    return [(stage.name, r.plan) for stage, r in prepared_stages(registry, stages, resources, {})]
+
+
+def prepared_stages(
+    registry: Registry,
+    stages: Sequence[Stage],
+    resources: Resources,
+    opened: Mapping[str, Made],
+) -> Iterator[tuple[Stage, Prepared]]:
+    """Every stage, prepared of what those before it will be; its inputs are open until the next.
+
+    Args:
+        opened: models that the stages name, where they are open already.
+    """
+    made = dict(opened)
+    several = len(stages) > 1  # one writes nothing
+    with TemporaryDirectory() if several else nullcontext("") as directory:
         for number, stage in enumerate(stages):
             with prepared(
                 registry, stage.recipe, resources, keep=False, stages=made, fetch=False
             ) as ready:
-                plans.append((stage.name, ready.plan))
-                if stage.name is not None:
+                yield stage, ready
+                if stage.name is not None and several:
                     passing = Path(directory, str(number))
                     made[stage.name] = _promised(ready, stage.name, passing)
-    return plans
 
 
 def _needed(stages: Sequence[Stage]) -> list[Stage]:

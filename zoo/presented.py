@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zoo.compatibility.doubts import doubts
+from zoo.compatibility.problem import Problem
 from zoo.fitting import fitted
 from zoo.plan import Model, Place, refuse
 from zoo.stacking import stack
@@ -30,6 +31,8 @@ class Presented:
     config: Mapping[str, Any] | None
     """The result's configuration, but for types and tokens."""
     notes: tuple[str, ...] = ()
+    doubts: tuple[Problem, ...] = ()
+    """What may spoil the result although everything fits; told in the notes too."""
 
 
 def presented(inputs: Inputs, lock: Mapping[str, Any]) -> Presented:
@@ -49,6 +52,6 @@ def presented(inputs: Inputs, lock: Mapping[str, Any]) -> Presented:
         notes += made.notes
     given = inputs.donor.model if places is None else base or experts[0]
     fit = fitted(lock, experts, base, given.checkpoint.opened.config, places)
-    doubtful = (str(p) for p in doubts(inputs, lock))
-    told = (*notes, *fit.notes, *doubtful)
-    return Presented(tuple(fit.experts), fit.base, places, fit.config, told)
+    doubtful = tuple(doubts(inputs, lock))
+    told = (*notes, *fit.notes, *map(str, doubtful))
+    return Presented(tuple(fit.experts), fit.base, places, fit.config, told, doubtful)

@@ -363,6 +363,9 @@ class Registry:
         once. Nothing is downloaded or written; see `zoo.compatibility.checking.check`."""
         from zoo.compatibility.checking import check
 
+        options = {"models": models or None, "base": base, "method": method, "where": where}
+        if stages := self._stages(recipe, options):
+            return check(self, stages=stages)
         return check(self, models, base=base, method=method, recipe=recipe, where=where)
 
     def merge(

@@ -115,6 +115,19 @@ def test_a_recipe_is_checked_as_it_would_be_merged(
     assert 0 == run("check", "--recipe", "union.yaml").exit_code
 
 
+def test_recipes_of_several_stages_are_checked_to_the_end(run: Callable[..., Result]) -> None:
+    first = "name: soup\nmethod: linear\nexperts: [a, b]\n---\n"
+    Path("good.yaml").write_text(first + "method: linear\nexperts: [soup, a]\n")
+    Path("stages.yaml").write_text(first + "method: linear\nexperts: [soup, wide]\n")
+
+    good, bad = (run("check", "--recipe", f"{n}.yaml", "--json") for n in ("good", "stages"))
+
+    assert 0 == good.exit_code, good.output
+    (problem,) = json.loads(bad.stdout)["problems"]
+    assert 6 == bad.exit_code and ["soup", "wide"] == problem["models"]
+    assert 8 == run("check", "a", "--recipe", "good.yaml").exit_code
+
+
 def test_a_model_elsewhere_is_checked_by_its_headers_and_not_fetched(
     run: Callable[..., Result],
 ) -> None:

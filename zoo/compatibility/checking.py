@@ -21,8 +21,9 @@ from zoo.dequantize import dequantized_model
 from zoo.digest import flat_key_of_file, json_digest
 from zoo.errors import IncompatibleModels, InvalidCheckpoint, InvalidRecipe, NotFound, ZooError
 from zoo.inputs import Input, Inputs, is_carried
-from zoo.licences import Combined, combined
-from zoo.merging import Resources, prepared, request
+from zoo.licences import combined
+from zoo.merging import Resources, request
+from zoo.multi_stage import Stage, prepared_stages
 from zoo.opener import Opener
 from zoo.planned import Model
 from zoo.recipe import Recipe
@@ -47,6 +48,7 @@ def check(
     method: str | None = None,
     recipe: str | Path | Mapping[str, Any] | None = None,
     where: str | None = None,
+    stages: Sequence[Stage] = (),
 ) -> Report:
     """What stands against merging models; nothing is hashed, downloaded or written.
 
@@ -56,39 +58,41 @@ def check(
         base: what they were fine-tuned from.
         method: the merge method meant; without one, what any method would need is checked.
         recipe: of one merge, as `merge` takes it.
+        stages: of a recipe that has several, in place of all else.
     Raises:
         NotFound: a name leads nowhere.
         InvalidRecipe: the recipe cannot be read, or contradicts the options.
     """
-    asked = request(
-        registry,
-        recipe,
-        method=method
-        if recipe is not None or method
-        else ("task_arithmetic" if base else "linear"),
-        experts=list(models) or None,
-        where=where,
-        base=base,
-    )
-    if asked.select is not None:
-        asked = _selected(registry, asked)
+    if not stages:
+        meant = method or ("task_arithmetic" if base else "linear")
+        asked = request(
+            registry,
+            recipe,
+            method=method if recipe is not None else meant,
+            experts=list(models) or None,
+            where=where,
+            base=base,
+        )
+        stages = (Stage(None, asked, frozenset()),)
+    stages = [replace(s, recipe=_selected(registry, s.recipe)) for s in stages]
+    made = {s.name for s in stages if s.name is not None}
     with ExitStack() as stack:
         opened = _Opened(registry, stack)
-        for name in _names(asked):
+        for name in dict.fromkeys(n for s in stages for n in _names(s.recipe) if n not in made):
             opened.add(name)
         problems = list(opened.problems)
-        inputs = opened.together(asked)
-        problems += opened.compared() if problems else _planned(registry, asked, opened)
-        licence = Combined(None)
-        if inputs is not None:
-            problems += _doubtful(inputs, problems)
-            licence = combined(licences_of([*inputs.experts, inputs.donor]).values())
+        problems += opened.compared() if problems else _planned(registry, stages, opened)
+        for one in stages:
+            if (inputs := opened.together(one.recipe)) is not None:
+                problems += _doubtful(inputs, problems)
+        licence = combined(licences_of(list(opened.inputs.values())).values())
         labels = [one.model.label for one in opened.inputs.values()]
+    last = stages[-1].recipe
     return Report(
         models=tuple(labels),
         problems=in_order(problems),
-        base=opened.inputs[asked.base].model.label if asked.base in opened.inputs else None,
-        method=method or (asked.method if recipe is not None else None),
+        base=opened.inputs[last.base].model.label if last.base in opened.inputs else None,
+        method=method or (last.method if recipe is not None or len(stages) > 1 else None),
         license=licence.license,
         obligations=licence.obligations,
     )
@@ -164,11 +168,12 @@ def _unhashed(registry: Registry, named: str, checkpoint: Checkpoint) -> Input:
 
 
 def _selected(registry: Registry, asked: Recipe) -> Recipe:
-    """The recipe with the versions that its query gives, by name."""
+    """The recipe with the versions that its query gives by name, where it has one."""
     from zoo.artifacts import KIND
     from zoo.recipe import Expert
 
-    assert asked.select is not None
+    if asked.select is None:
+        return asked
     chosen = registry.select(asked.select.where, asked.select.order_by, asked.select.limit)
     base = registry.get(asked.base) if asked.base and not Path(asked.base).exists() else None
     versions = [v for v in chosen if v.kind != KIND and v != base]
@@ -195,20 +200,22 @@ def _names(asked: Recipe) -> Iterator[str]:
             yield name
 
 
-def _planned(registry: Registry, asked: Recipe, opened: _Opened) -> list[Problem]:
-    """What planning the merge refuses, and what it has to say; doubts are told apart."""
+def _planned(registry: Registry, stages: Sequence[Stage], opened: _Opened) -> list[Problem]:
+    """What planning refuses, and what it has to say; doubts are told apart."""
+    found: list[Problem] = []
     try:
-        with prepared(registry, asked, Resources(), keep=False, stages=opened.inputs) as ready:
-            doubtful = doubts(ready.inputs, ready.lock)
+        for _, ready in prepared_stages(registry, stages, Resources(), opened.inputs):
+            doubtful = ready.models.doubts
             known = {str(p) for p in doubtful}
             notes = [n for n in ready.plan.notes if n not in known]
-            return [*doubtful, *(Problem("plan", "note", n.rstrip(".")) for n in notes)]
+            found += [*doubtful, *(Problem("plan", "note", n.rstrip(".")) for n in notes)]
     except IncompatibleModels as error:
-        return of_error(error, "refused")
+        found += of_error(error, "refused")
     except InvalidRecipe as error:
-        return [*of_error(error, "recipe"), *opened.compared()]
+        found += [*of_error(error, "recipe"), *opened.compared()]
     except (NotFound, InvalidCheckpoint) as error:
-        return [*of_error(error, "unreadable"), *opened.compared()]
+        found += [*of_error(error, "unreadable"), *opened.compared()]
+    return found
 
 
 def _doubtful(inputs: Inputs, problems: Sequence[Problem]) -> list[Problem]:

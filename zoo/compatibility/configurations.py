@@ -130,7 +130,7 @@ def _class_of(model: Model) -> str | None:
 
 def _ties(models: Sequence[Model], donor: Model) -> list[Problem]:
     """A head that is stored in all models, and that only some say is the embeddings."""
-    if not all(head_of(m.checkpoint.tensors) for m in models):
+    if not all(head_of(m.checkpoint.tensors, m.checkpoint.opened.config) for m in models):
         return []
     tied = {m.label: is_tied(m.checkpoint.opened.config) for m in models}
     if len(set(tied.values())) < 2:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
+from zoo.checkpoint import Checkpoint
 from zoo.compatibility.problem import Problem
 from zoo.compatibility.wording import by_value
 from zoo.licences import Combined, combined
@@ -16,17 +18,28 @@ if TYPE_CHECKING:
 def licences_of(inputs: Sequence[Input]) -> dict[str, str | None]:
     """The licence of each model by label: as it is registered, or as its own files say. The base
     that an adapter is applied to is a model of its own."""
-    from zoo.declared import read_declared
-
     found: dict[str, str | None] = {}
     for one in inputs:
         own = one.version.license if one.version else None
         if one.version is None and one.applied is None:
-            own = read_declared(one.model.checkpoint.opened).license
+            own = _declared(one.model.checkpoint)
         found[one.model.label] = own
         if one.applied is not None:
             found |= licences_of([one.applied.base])
     return found
+
+
+_KNOWN: WeakKeyDictionary[Checkpoint, str | None] = WeakKeyDictionary()
+"""What the files of open checkpoints say: looking for it reads the headers again."""
+
+
+def _declared(checkpoint: Checkpoint) -> str | None:
+    """The licence that a model's own files say."""
+    from zoo.declared import read_declared
+
+    if checkpoint not in _KNOWN:
+        _KNOWN[checkpoint] = read_declared(checkpoint.opened).license
+    return _KNOWN[checkpoint]
 
 
 def doubts_of_licences(licences: Mapping[str, str | None]) -> tuple[list[Problem], Combined]:
