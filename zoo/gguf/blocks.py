@@ -36,7 +36,8 @@ def blocks_of(values: torch.Tensor) -> np.ndarray:
     rows = values.float().reshape(-1, BLOCK).numpy()
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         scale = np.abs(rows).max(axis=1, keepdims=True) / np.float32(127)
-        inverse = np.where(scale == 0, np.float32(0), np.float32(1) / scale)
+        inverse = np.float32(1) / scale
+        inverse[~np.isfinite(inverse)] = 0  # zeros, and what float16 takes for zeros
         exact = rows * inverse
         size = np.abs(exact)
         down = np.floor(size)
