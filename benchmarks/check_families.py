@@ -27,10 +27,9 @@ warnings.simplefilter("ignore")
 logging.disable(logging.WARNING)
 
 import transformers  # noqa: E402
-from make_families import Outline, changed, sections, values  # noqa: E402
+from make_families import Outline, changed, default, sections, values  # noqa: E402
 from transformers.core_model_loading import revert_weight_conversion  # noqa: E402
 from transformers.models.auto import modeling_auto  # noqa: E402
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # noqa: E402
 
 from zoo.families import data, family_of  # noqa: E402
 
@@ -65,9 +64,7 @@ def check(kind: str, name: str, rng: random.Random) -> Result:
     """All cases of one class."""
     result = Result(kind, name)
     made = getattr(transformers, name, None) or _part(kind, name)
-    config = CONFIG_MAPPING[kind]() if kind in CONFIG_MAPPING else None
-    if config is None or not isinstance(config, made.config_class):
-        config = made.config_class()
+    config = default(made, kind)
     for label, case in [("as it is", config), *_cases(config, rng)]:
         try:
             outline = Outline(made, case)
@@ -226,15 +223,14 @@ def _page(results: list[Result], failed: list[tuple[str, str, str]], took: float
         }
         lines.append(f"| {group} | {len(named)} | {len(named & have)} | {len(named & good)} |")
     lines += ["", "## Not built", ""]
-    reasons = Counter(why for _, _, why in [*map(tuple, made["failed"]), *failed])
+    short = [(k, c, " ".join(w.split())[:120]) for k, c, w in [*made["failed"], *failed]]
+    reasons = Counter(why for _, _, why in short)
     lines += [
         f"{len(made['failed']) + len(failed)} classes have no data or could not be checked.",
         "",
     ]
     lines += [f"- {count} times: {why}" for why, count in reasons.most_common() if count > 1]
-    lines += [
-        f"- `{k}` `{c}`: {why}" for k, c, why in [*made["failed"], *failed] if reasons[why] == 1
-    ]
+    lines += [f"- `{k}` `{c}`: {why}" for k, c, why in short if reasons[why] == 1]
     lines += ["", "## Differences", ""]
     lines += [f"- `{r.kind}` `{r.name}`: {'; '.join(r.wrong)}" for r in wrong]
     return "\n".join(lines) + "\n"

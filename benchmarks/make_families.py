@@ -44,7 +44,33 @@ COUNTS = re.compile(
     r"layer|depth|block|expert|stage|level|codebook|n_head|predict|mtp|conv|adapter|stack|group"
     r"|resolutions|num_|n_"
 )
+LAYERS = re.compile(r"layer|depth|block|stage|expert")
+SIZES = re.compile(
+    r"size|dim|token|position|window|bias|std|eps|heads?$|channels|length|ids?$|rate"
+)
 PLAIN = frozenset(PreTrainedConfig().to_dict()) - {"tie_word_embeddings"}
+NEEDED: dict[str, dict[str, Any]] = {
+    "autoformer": {"prediction_length": 4},
+    "aya_vision": {
+        "vision_config": {"model_type": "siglip_vision_model", "num_attention_heads": 16}
+    },
+    "chameleon": {"vocabulary_map": {"<image>": 4}},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "n_group": 1, "topk_group": 1},
+    "emu3": {"vocabulary_map": {"<image>": 4}},
+    "esm": {"vocab_size": 33},
+    "hunyuan_v1_dense": {"head_dim": 128},
+    "hunyuan_v1_moe": {"head_dim": 128},
+    "hunyuan_vl_text": {"head_dim": 128},
+    "informer": {"prediction_length": 4},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16},
+    "ministral": {"head_dim": 128},
+    "nemotron": {"head_dim": 128, "num_key_value_heads": 8},
+    "reformer": {"is_decoder": True},
+    "time_series_transformer": {"prediction_length": 4},
+    "wav2vec2-bert": {"vocab_size": 32},
+    "wav2vec2-conformer": {"vocab_size": 32},
+}
+"""Values without which the default configuration of a type builds nothing."""
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.)")
 
 
@@ -57,6 +83,16 @@ def pairs() -> list[tuple[str, str]]:
                 for one in classes if isinstance(classes, (list, tuple)) else [classes]:
                     found[kind, one] = None
     return sorted(found)
+
+
+def default(kind: type[PreTrainedModel], model_type: str) -> Any:
+    """The configuration that a class is built with."""
+    given = NEEDED.get(model_type, {})
+    if model_type in CONFIG_MAPPING:
+        config = CONFIG_MAPPING[model_type](**given)
+        if isinstance(config, kind.config_class):
+            return config
+    return kind.config_class(**given)
 
 
 def sections(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -177,7 +213,8 @@ def analysed(kind: type[PreTrainedModel], config: Any, full: bool) -> dict[str, 
     axes = Axes()
     for path, key, value in list(values(config)):
         where = f"{path}.{key}" if path else key
-        if type(value) is int and 0 < value <= 512 and COUNTS.search(key):
+        counts = (COUNTS if full else LAYERS).search(key) and not SIZES.search(key)
+        if type(value) is int and 0 < value <= 512 and counts:
             for more in (1, value):
                 try:
                     after = Outline(kind, changed(config, path, key, value + more)).names
@@ -198,7 +235,12 @@ def analysed(kind: type[PreTrainedModel], config: Any, full: bool) -> dict[str, 
     places: dict[str, set[str]] = defaultdict(set)
     for name in base.names:
         places[axes.pattern(name)].add(name)
-    some = {p for p, own in places.items() if not _everywhere(p, own, places)}
+    counts = {a: _count(config, *e) for a, e in axes.found.items()}
+    some = {
+        p
+        for p, own in places.items()
+        if not _everywhere(p, own, places) or not _all(p, own, counts)
+    }
     conditions: dict[str, set[str]] = defaultdict(set)
     defaults: dict[str, Any] = {}
     for path, key, value in list(values(config)):
@@ -244,6 +286,24 @@ def analysed(kind: type[PreTrainedModel], config: Any, full: bool) -> dict[str, 
         "config": config,
         "module": base.module,
     }
+
+
+def _count(config: Any, key: str | None, offset: int) -> int | None:
+    value = _value(config, key)
+    return None if value is None else value + offset
+
+
+def _all(pattern: str, names: set[str], counts: dict[str, int | None]) -> bool:
+    """Whether names are all that a pattern stands for, by the counts of its numbers."""
+    expected, at = 1, ""
+    for piece in pattern.split("*")[:-1]:
+        at += piece
+        count = counts.get(at.rstrip("."))
+        if count is None:
+            return True  # nothing says how many there are
+        expected *= count
+        at += "*"
+    return len(names) == expected
 
 
 def _alike(names: list[str]) -> bool:
@@ -371,9 +431,7 @@ class Writer:
             return None
         started = time.monotonic()
         try:
-            config = CONFIG_MAPPING[model_type]() if model_type in CONFIG_MAPPING else None
-            if config is None or not isinstance(config, kind.config_class):
-                config = kind.config_class()
+            config = default(kind, model_type)
             outline = Outline(kind, config)
             if not outline.names:
                 raise ValueError("it has no tensors")
@@ -417,12 +475,15 @@ class Writer:
             Axes.pattern(_axes(found), n) for n in found["names"]
         }
         own = {p: m for p, m in found["templates"].items() if not (inside and p.startswith(inside))}
-        # What is in a part here and not in the part for itself, or the other way round.
-        for pattern in present:
-            if not pattern.startswith(inside or "\0"):
+        # What is in a part here and not in the part for itself, or depends on more.
+        for pattern, (mark, depends) in found["templates"].items():
+            if not inside or not pattern.startswith(inside):
                 continue
-            if pattern not in predicted or not _holds(predicted[pattern][1], found["config"]):
-                own[pattern] = found["templates"].get(pattern, ("", []))
+            known = predicted.get(pattern)
+            if known is None or (pattern in present and not _holds(known[1], found["config"])):
+                own[pattern] = (mark, depends)
+            elif more := [c for c in depends if c not in known[1]]:
+                own[pattern] = (known[0] or mark, sorted({*known[1], *more}))
         minus = sorted(
             p
             for p, (m, c) in predicted.items()
@@ -440,8 +501,13 @@ class Writer:
         }
         axes = {a: [*e, _value(config, e[0])] for a, e in axes.items()}
         module = found["module"]
-        tied = [self._tied(kind, found, flag) for flag in (False, True)]
-        always = dict(tied[0])
+        always = self._tied(kind, found, None)
+        tied_if = {}
+        any_at_all = always or self._tied(kind, found, "*")
+        for path in [p for p, _ in sections(config)] if any_at_all else ():
+            more = self._tied(kind, found, path)
+            if more := {t: s for t, s in more.items() if t not in always}:
+                tied_if[path] = more
         data: dict[str, Any] = {"base": module.base_model_prefix}
         data["parts"] = kept
         data["own"] = [" ".join([p + m, *c]) for p, (m, c) in sorted(own.items())]
@@ -453,8 +519,8 @@ class Writer:
             if any(k in c[1:] for _, cs in own.values() for c in cs)
         }
         data["tied"] = always
-        data["tied_if"] = {t: s for t, s in tied[1].items() if t not in always}
-        data["ties"] = _ties(config)
+        data["tied_if"] = tied_if
+        data["ties"] = [p for p in tied_if if _ties(section(config, p))]
         data["embeddings"] = _named(module, "get_input_embeddings")
         data["head"] = _named(module, "get_output_embeddings")
         data["ignored"] = sorted(module._keys_to_ignore_on_load_unexpected or ())
@@ -476,10 +542,11 @@ class Writer:
         data = {k: v for k, v in data.items() if v not in ([], {}, None, "")}
         return {"data": data, "found": found, "predicted": predicted}
 
-    def _tied(self, kind: Any, found: dict[str, Any], flag: bool) -> dict[str, str]:
+    def _tied(self, kind: Any, found: dict[str, Any], path: str | None) -> dict[str, str]:
+        """What is tied where one section of the configuration ties embeddings, all, or none."""
         config = copy.deepcopy(found["config"])
-        for _, part in sections(config):
-            part.tie_word_embeddings = flag
+        for own, part in list(sections(config)):
+            part.tie_word_embeddings = path in (own, "*")
         try:
             module = build(kind, config)
         except Exception:
@@ -555,10 +622,7 @@ def _value(config: Any, where: str | None) -> int | None:
 
 
 def _ties(config: Any) -> bool:
-    return bool(
-        getattr(config, "tie_word_embeddings", False)
-        or getattr(config.get_text_config(), "tie_word_embeddings", False)
-    )
+    return bool(getattr(config, "tie_word_embeddings", False))
 
 
 def _named(module: PreTrainedModel, getter: str) -> str | None:

@@ -15,8 +15,9 @@ and of each class, with empty fields left out:
     minus       patterns of the parts that it has not
     axes        prefix -> [key, offset, default]: numbers after it run to config[key] + offset
     defaults    values of those keys where a configuration is silent; null where it is not known
-    tied, tied_if   tensor -> the one it is: always, or where embeddings are tied
-    ties        whether embeddings are tied where the configuration is silent
+    tied        tensor -> the one it is, always
+    tied_if     path of a configuration -> the same, where that one ties embeddings
+    ties        paths of those that tie them where they are silent
     ignored, unneeded   expressions: names that are passed over, or done without
     renames     [scope, block of rules]
     base, embeddings, head, norms, keys

@@ -56,8 +56,9 @@ def _family(config: Mapping[str, Any], kind: str, name: str, entry: Mapping[str,
         for one in data.rules(str(block))
     ]
     tied = dict(entry.get("tied", {}))
-    if _ties(config, entry):
-        tied |= entry.get("tied_if", {})
+    for path, pairs in entry.get("tied_if", {}).items():
+        if _ties(config, path, path in entry.get("ties", ())):
+            tied |= pairs
     components = made.components(templates)
     return Family(
         kind,
@@ -222,11 +223,13 @@ def _value(config: Mapping[str, Any], path: str, key: str, default: Any) -> Any:
     return default
 
 
-def _ties(config: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
-    for part in (config, *(config.get(s) for s in ("text_config", "language_config"))):
-        if isinstance(part, Mapping) and isinstance(part.get("tie_word_embeddings"), bool):
-            return bool(part["tie_word_embeddings"])
-    return bool(entry.get("ties"))
+def _ties(config: Mapping[str, Any], path: str, default: bool) -> bool:
+    """Whether a part of a configuration ties embeddings, as transformers reads it."""
+    section = _section(config, path)
+    if path and not section:
+        section = config  # older ones have a part's values beside those of the whole
+    said = section.get("tie_word_embeddings")
+    return said if isinstance(said, bool) else default
 
 
 def _there(name: str | None, templates: Mapping[str, Template]) -> str | None:

@@ -142,7 +142,9 @@ class Renames:
             if converter is not None and target == name:
                 converter = None  # it is called so already
             if converter is None:
-                plain[name] = self._placed(target, templates)
+                placed = self._placed(target, templates)
+                own = placed == name or matching(placed, templates) is None
+                plain[name] = self._placed(name, templates) if own else placed
                 continue
             if len(converter.targets) > 1:
                 first, *others = converter.targets
