@@ -1,8 +1,8 @@
 """The complaints of people who merge models, as they are told before anything is done.
 
-Numbers are those of the list of user pains: 1 architectures, 2 vocabularies, 4 mixtures of experts,
-5 late failures, 6 adapters, 7 tied heads, 8 several modules, 10 silent loss, 13 damaged files, 15
-quantized files, 17 cards and licences, 18 types, 19 pickles.
+Numbers are those of the list of user pains: 1 architectures, 2 vocabularies, 3 memory, 4 mixtures
+of experts, 5 late failures, 6 adapters, 7 tied heads, 8 several modules, 10 silent loss, 13 damaged
+files, 15 quantized files, 17 cards and licences, 18 types, 19 pickles.
 """
 
 from __future__ import annotations
@@ -294,6 +294,25 @@ def test_other_special_tokens_and_templates_are_told(one: State, check: Check) -
     assert [("warning", "special_tokens"), ("note", "chat_template")] == codes(report)
     assert report.problems[0].what == "`eos_token` is `</s>` in `b` and `<s>` in `c`"
     assert "`chat_template: auto` in the recipe" in report.problems[1].remedy
+
+
+# 3: memory
+
+
+def test_what_does_not_fit_the_memory_is_told_though_no_weight_was_read(check: Check) -> None:
+    side = 16_384
+    header = {"w": {"dtype": "F32", "shape": [side, side], "data_offsets": [0, 4 * side * side]}}
+    data = json.dumps(header).encode()
+    for name in ("huge.safetensors", "other.safetensors", "base.safetensors"):
+        with Path(name).open("wb") as file:
+            file.write(len(data).to_bytes(8, "little") + data)
+            file.truncate(8 + len(data) + 4 * side * side)  # a gigabyte that is nowhere
+
+    models = ("huge.safetensors", "other.safetensors")
+    found = only(check(*models, base="base.safetensors", method="tsv").of("error"))
+
+    assert "memory" == found.code
+    assert found.what.startswith("this merge needs ") and found.remedy.startswith("Pass --memory ")
 
 
 # 4: mixtures of experts
@@ -594,6 +613,17 @@ def test_four_bit_codes_of_bitsandbytes_are_refused(one: State, refused: Refused
     found = only(refused("a", "q"))
 
     assert "as codes of bitsandbytes" in found.what and ".dequantize()" in found.remedy
+
+
+def test_eight_bit_floats_with_scales_are_values_and_fit(one: State, check: Check) -> None:
+    state, config = llama(2, near=one)
+    at = "model.layers.0.mlp.up_proj.weight"
+    state[at + "_scale_inv"] = torch.tensor(0.5)
+    state[at] = (state[at] / 0.5).to(torch.float8_e4m3fn)
+    told = {"quantization_config": {"quant_method": "fp8"}}
+    write(Path("b"), state, {**config, **told}, words())
+
+    assert check("a", "b").ok
 
 
 # 17: licences

@@ -71,7 +71,7 @@ def _is_json(config: Mapping[str, Any]) -> bool:
     return True
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(headers, st.none() | configurations.filter(_is_json)), max_size=3))
 def test_a_check_of_strange_headers_answers(
     somewhere: Registry, models: list[tuple[Headers, Mapping[str, Any] | None]]
@@ -143,7 +143,7 @@ CHANGES = (dropped, reshaped, turned_to_integers, halved, wrapped, tied, enlarge
 changes = st.lists(st.tuples(st.sampled_from(CHANGES), st.sampled_from(sorted(BASE))), max_size=3)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.lists(changes, min_size=2, max_size=3), st.booleans())
 def test_a_check_is_ok_where_the_merge_can_be_planned_and_nowhere_else(
     somewhere: Registry, changed: list[list[tuple[Any, str]]], with_base: bool
