@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -293,3 +294,34 @@ def test_an_adapter_with_more_tokens_grows_the_model_and_its_configuration(tmp_p
         folder = registry.path(merged.ref)
         assert json.loads((folder / "config.json").read_text())["vocab_size"] == 52
         assert (folder / "special_tokens_map.json").read_text() == "{}"
+
+
+def test_a_merge_is_nearer_to_the_dense_truth_than_peft_is_by_factors(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+    from transformers import LlamaForCausalLM
+
+    llama().save_pretrained(tmp_path / "base")  # type: ignore[operator]
+    truth: dict[str, torch.Tensor] = {}
+    base = load_file(tmp_path / "base" / "model.safetensors")
+    for seed, name in ((1, "a"), (2, "b")):
+        dense = peft_adapter(llama(), lora(target_modules=["q_proj"]), tmp_path / name, seed)
+        for key in base:
+            delta = (dense[key].double() - base[key].double()) / 2
+            truth[key] = truth.get(key, base[key].double()) + delta
+    with zoo.open(tmp_path / "r.db") as registry:
+        registry.register(tmp_path / "base", name="base", kind="base")
+        for name in "ab":
+            registry.register(tmp_path / name, name=name, base="base")
+        registry.merge(method="linear", experts=["a", "b"], name="m")
+        ours = registry.load_state("m")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft calls what transformers no longer wants called
+        loaded = LlamaForCausalLM.from_pretrained(tmp_path / "base")
+        wrapped = peft.PeftModel.from_pretrained(loaded, str(tmp_path / "a"), "a")
+        wrapped.load_adapter(str(tmp_path / "b"), "b")
+    wrapped.add_weighted_adapter(["a", "b"], [0.5, 0.5], "m", combination_type="linear")
+    wrapped.set_adapter("m")
+    theirs = wrapped.merge_and_unload().state_dict()
+
+    assert largest_difference(ours, truth) < 1e-6
+    assert largest_difference({n: theirs[n] for n in base}, truth) > 1e-2
