@@ -8,6 +8,7 @@
         "<end>": {source: {kind: model_token, model: math@1, token: "</s>"}}    # or token_id: 2
       pad_to_multiple_of: 64       # rows of the embeddings
       missing: {kind: omp, k: 64}  # rows of all other tokens that a model lacks; see below
+      match: spelling              # `Ġred` and `▁red` are one token; else they must be the same
 
 A token that has a rule and is nowhere yet is added. The rule gives the row that a model without
 the token takes; with `force`, every model takes it. mergekit writes the block in the same way.
@@ -33,7 +34,7 @@ from typing import Any
 
 from zoo.errors import InvalidRecipe, did_you_mean
 
-_KEYS = ("source", "tokens", "pad_to_multiple_of", "missing")
+_KEYS = ("source", "tokens", "pad_to_multiple_of", "missing", "match")
 _KINDS = ("average", "zero", "mean", "omp")
 USUAL_K, MOST_K = 64, 1024
 _RULE_KEYS = ("source", "force")
@@ -88,11 +89,15 @@ class TokenizerBlock:
     tokens: Mapping[str, TokenRule] = field(default_factory=dict)
     pad_to_multiple_of: int | None = None
     missing: Missing = Missing()
+    spelt: bool = False
+    """Whether tokens are matched by what they spell, not by how they are written."""
 
     def as_dict(self, names: Callable[[str], str]) -> dict[str, Any]:
         """As it is read, with every model called what `names` says."""
-        # Recipes of earlier releases have no `missing`, and keep their digests.
-        said = {} if self.missing == Missing() else {"missing": self.missing.as_dict()}
+        # Recipes of earlier releases have neither of these, and keep their digests.
+        said: dict[str, Any] = {"match": "spelling"} if self.spelt else {}
+        if self.missing != Missing():
+            said["missing"] = self.missing.as_dict()
         return {
             "source": self.source if self.source in ("union", "base") else names(self.source),
             "tokens": {t: rule.as_dict(names) for t, rule in self.tokens.items()},
@@ -125,7 +130,24 @@ def read_tokenizer_block(value: Any, model: Callable[[Any], str]) -> TokenizerBl
         {token: _rule(token, rule, model) for token, rule in rules.items()},
         padding,
         _missing(block.get("missing")),
+        _spelt(block.get("match"), source),
     )
+
+
+def _spelt(value: Any, source: Any) -> bool:
+    if value not in (None, "exact", "spelling"):
+        raise InvalidRecipe(
+            f"`match` of a tokenizer cannot be {value!r}.",
+            how=did_you_mean(str(value), ("exact", "spelling")),
+            key="match",
+        )
+    if value == "spelling" and source == "union":
+        raise InvalidRecipe(
+            "A union is of tokens as they are written, and cannot have `match: spelling`.",
+            how="Name the model whose tokenizer the result has as `source`.",
+            key="match",
+        )
+    return bool(value == "spelling")
 
 
 def _missing(value: Any) -> Missing:

@@ -28,6 +28,7 @@ from zoo.checkpoint import Checkpoint, TensorInfo
 from zoo.dtypes import DTYPES
 from zoo.errors import IncompatibleModels, InvalidRecipe, StoreError, ZooError
 from zoo.reindexed import AVERAGE, MEAN, OWN_MEAN, SUM, ZERO, Reindexed, Row, Rows
+from zoo.spelling import Spelling
 from zoo.token_ids import TEXT_PARTS, Now, now_of, of_tokenizer, renumbered
 from zoo.tokenizer import FILES, Tokenizer, read_object, read_tokenizer
 from zoo.tokenizer_block import TokenizerBlock, TokenRule, read_tokenizer_block
@@ -260,6 +261,8 @@ class _Union:
         """What a lock calls a model -> its number."""
         base = inputs.base or inputs.giver  # mergekit's base, where it is not the method's
         self.base = self.order.index(stands[identity(base)]) if base else None
+        self.giver = 0 if block.source in ("union", "base") else self.named[block.source]
+        """The number of the model whose tokenizer the result has, or begins with."""
         self.models = [parents[one].model for one in self.order]
         self.heights = [_height(m.label, m.checkpoint) for m in self.models]
         self.notes: list[str] = []
@@ -286,13 +289,23 @@ class _Union:
                 )
             self.tokenizers.append(found)
             self.own.append(found.limited(height))
+        self.spellings = [Spelling(t) for t in self.own] if block.spelt else []
+
+    def _row(self, model: int, token: str, writer: int) -> int | None:
+        """A model's row of a token.
+
+        Args:
+            writer: the model in whose tokenizer it is written so.
+        """
+        own = self.own[model].vocabulary
+        if not self.spellings or (
+            token in own and self.spellings[model].by_bytes == self.spellings[writer].by_bytes
+        ):
+            return own.get(token)
+        return self.spellings[model].id_of(self.spellings[writer].of(token))
 
     def vocabulary(self) -> Vocabulary:
-        source = self.block.source
-        if source == "union":
-            chosen = self._union()
-        else:
-            chosen = self.own[0 if source == "base" else self.named[source]]
+        chosen = self._union() if self.block.source == "union" else self.own[self.giver]
         chosen = chosen.extended((t, None) for t in self.block.tokens)
         ids = chosen.vocabulary
         height = max(ids.values(), default=-1) + 1
@@ -306,7 +319,6 @@ class _Union:
         config = self.models[0].checkpoint.opened.config or {}
         for key in renumbered(config, now_of(before, ids))[1]:
             self.notes.append(f"`{key}` of the configuration names a token that is gone")
-        giver = 0 if source in ("union", "base") else self.named[source]
         return Vocabulary(
             chosen,
             rows,
@@ -314,7 +326,7 @@ class _Union:
             self.order,
             self.dtype,
             before,
-            self.order[giver] if giver else None,
+            self.order[self.giver] if self.giver else None,
             tuple(self.notes),
         )
 
@@ -336,17 +348,18 @@ class _Union:
 
     def _defaults(self, ids: Mapping[str, int]) -> dict[str, tuple[Row, ...]]:
         """The row of each token for models that lack it: rows to average, none for zeros."""
-        vocabularies = [tokenizer.vocabulary for tokenizer in self.own[: self.merged]]
-        base = self.base
         found: dict[str, tuple[Row, ...]] = {}
         orphans = []
         for token in ids:
             if token in self.block.tokens:
                 found[token] = self._ruled(token, self.block.tokens[token])
                 continue
-            having = tuple(Row(m, v[token]) for m, v in enumerate(vocabularies) if token in v)
-            if base is not None and token in vocabularies[base]:
-                having = (Row(base, vocabularies[base][token]),)
+            having = tuple(
+                Row(m, row)
+                for m in range(self.merged)
+                if (row := self._row(m, token, self.giver)) is not None
+            )
+            having = tuple(r for r in having if r.model == self.base) or having
             if not having:
                 orphans.append(token)
             found[token] = having
@@ -391,8 +404,7 @@ class _Union:
         height: int,
         count: int,
     ) -> Rows:
-        own = self.own[model].vocabulary
-        taken = set(own.values())
+        taken = set(self.own[model].vocabulary.values())
         rules = self.block.tokens
         models, rows = array("i", [MEAN]) * count, array("i", [0]) * count
         for hole in set(range(height)) - set(ids.values()):  # ids that no token has
@@ -401,8 +413,9 @@ class _Union:
         averages = {}
         lacks = []
         for token, number in ids.items():
-            if token in own and not (token in rules and rules[token].force):
-                models[number], rows[number] = model, own[token]
+            own = self._row(model, token, self.giver)
+            if own is not None and not (token in rules and rules[token].force):
+                models[number], rows[number] = model, own
             elif token not in rules and self.block.missing.kind != "average":
                 lacks.append(token)
             elif len(sources := defaults[token]) == 1:
@@ -430,22 +443,25 @@ class _Union:
     def _lacking(self, model: int, tokens: Sequence[str]) -> dict[int, list[str]]:
         """Donor -> tokens that are worked out in its embeddings: the model whose vocabulary the
         result has, or else the base, or else the first that has the token."""
-        source = self.block.source
-        first = [self.named[source]] if source not in ("union", "base") else []
+        first = [self.giver] if self.block.source not in ("union", "base") else []
         first += [] if self.base is None else [self.base]
         donors = [n for n in dict.fromkeys([*first, *range(len(self.order))]) if n != model]
         found: dict[int, list[str]] = {}
         for token in tokens:
-            donor = next((n for n in donors if token in self.own[n].vocabulary), None)
-            if donor is not None:
+            having = (n for n in donors if self._row(n, token, self.giver) is not None)
+            if (donor := next(having, None)) is not None:
                 found.setdefault(donor, []).append(token)
         return found
 
     def _summed(self, model: int, donor: int, tokens: Sequence[str]) -> Lacking:
         import numpy as np
 
-        theirs, ours = self.own[donor].vocabulary, self.own[model].vocabulary
-        shared = [token for token in theirs if token in ours]
+        shared = [
+            (theirs, ours)
+            for token, theirs in self.own[donor].vocabulary.items()
+            if (ours := self._row(model, token, donor)) is not None
+        ]
+        wanted = [self._row(donor, token, self.giver) for token in tokens]
         k = self.block.missing.k
         assert k is not None
         if not shared:
@@ -461,9 +477,9 @@ class _Union:
         )
         return Lacking(
             donor,
-            np.array([theirs[t] for t in tokens], dtype=np.int64),
-            np.array([theirs[t] for t in shared], dtype=np.int64),
-            np.array([ours[t] for t in shared], dtype=np.int64),
+            np.array(wanted, dtype=np.int64),
+            np.array([theirs for theirs, _ in shared], dtype=np.int64),
+            np.array([ours for _, ours in shared], dtype=np.int64),
             k,
         )
 
