@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zoo.checkpoint import Checkpoint
+from zoo.dequantize import dequantized
 from zoo.dtypes import DTYPES
 from zoo.opener import open_version
 from zoo.reading import Reader
@@ -71,7 +72,8 @@ def diff(registry: Registry, a: Version, b: Version, *, threads: int) -> Diff:
     reshaped = [n for n in common if left[n].shape != right[n].shape]
     floating = [n for n in common if n not in set(reshaped) and _floats(left[n], right[n])]
     with ExitStack() as stack:
-        pair = [open_version(registry, v, stack) for v in (a, b)]
+        pair = [dequantized(open_version(registry, v, stack)) for v in (a, b)]
+        floating = [n for n in floating if all(n in c.tensors for c in pair)]  # scales are gone
         reader = Reader(wide=True)
         pool = stack.enter_context(ThreadPoolExecutor(threads, "zoo-diff"))
         # Shared tensors are read too: the total cosine needs their norms.

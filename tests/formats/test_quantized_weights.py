@@ -132,6 +132,19 @@ def test_codes_that_agree_under_other_scales_are_not_the_same_weights(
     assert torch.allclose(expected.float(), made.float(), rtol=0.02)
 
 
+def test_a_diff_compares_values_and_not_codes(registry: Registry, tmp_path: Path) -> None:
+    for name, scale in (("a", 1.0), ("b", 0.5)):
+        state = {
+            "w.weight": (torch.ones(4, 4) * 2 * (1 / scale)).to(torch.float8_e4m3fn),
+            "w.weight_scale": torch.full((1,), scale),
+        }
+        registry.register(directory(tmp_path / name, state), name=name)
+
+    found = registry.diff("a", "b")
+
+    assert [("w.weight", 0.0)] == [(d.tensor, d.distance_l2) for d in found.changed]
+
+
 def test_transformers_dequantizes_to_the_same_values() -> None:
     from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
