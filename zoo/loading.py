@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from zoo.adapters.adapter import is_adapter
 from zoo.checkpoint import Checkpoint, state_of
 from zoo.components import stems_of, weight_files
 from zoo.errors import NotFound, VerificationFailed, ZooError, did_you_mean
@@ -139,15 +140,21 @@ def opened(
         VerificationFailed: `base` is not the base that the overlay was made with.
     """
     version = _version(registry, ref)
-    if version is not None:
-        trunk: Checkpoint = open_version(registry, version, stack)
+    if version is not None and is_adapter(version.notes):
+        # The model that it and its base make, put together as it is read.
+        made = Opener(registry, stack, min(16, os.cpu_count() or 1)).version(version)
+        trunk: Checkpoint = made.model.checkpoint
+        beside = {f.path: place for f, place in made.beside.items()}
+        place: Callable[[], Path] | None = None
+    elif version is not None:
+        trunk = open_version(registry, version, stack)
         files = registry.catalog.files(version.id)
         beside = {
             f.path: registry.store.path(f.object)
             for f in files
             if is_overlay(f.path) or not f.path.endswith(".safetensors")
         }
-        place: Callable[[], Path] | None = partial(registry.path, version.ref)
+        place = partial(registry.path, version.ref)
     else:
         path = local_path(registry, ref)
         trunk = stack.enter_context(format_of(registry, path).open(path))

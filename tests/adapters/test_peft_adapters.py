@@ -325,3 +325,18 @@ def test_a_merge_is_nearer_to_the_dense_truth_than_peft_is_by_factors(tmp_path: 
 
     assert largest_difference(ours, truth) < 1e-6
     assert largest_difference({n: theirs[n] for n in base}, truth) > 1e-2
+
+
+def test_an_adapter_loads_as_the_model_it_makes_of_its_base(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path / "base")  # type: ignore[operator]
+    theirs = peft_adapter(llama(), lora(target_modules=["q_proj"]), tmp_path / "a")
+    with zoo.open(tmp_path / "r.db") as registry:
+        registry.register(tmp_path / "base", name="base", kind="base")
+        registry.register(tmp_path / "a", name="a", base="base")
+
+        model = registry.load("a")
+        state = registry.load_state("a")
+
+    assert "LlamaForCausalLM" == type(model).__name__
+    assert largest_difference({n: t.detach() for n, t in model.state_dict().items()}, theirs) < 1e-6
+    assert largest_difference(state, theirs) < 1e-6
