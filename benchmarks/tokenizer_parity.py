@@ -75,7 +75,7 @@ def compared(place: Path, python: Path) -> str:
     lines = ["# Vocabularies: zoo and mergekit", "", "| case | tokens | largest difference |"]
     lines.append("|---|---|---|")
     for name in CASES:
-        problem = said["failed"].get(str(place / f"its-{name}"))
+        problem = said["failed"].get(str(place / f"its-{name}"), "").replace(f"{place}/", "")
         lines.append(f"| {name} | {f'- | {problem}' if problem else difference(place, name)} |")
     return "\n".join([*lines, "", *pursuit(place, rows, said["omp_seconds"]), ""])
 
