@@ -228,7 +228,7 @@ def test_large_tensors_come_out_alike_for_any_threads_and_budget(
 def test_a_budget_no_thread_fits_in_is_refused(
     memory: str, registry: Registry, members: list[State]
 ) -> None:
-    with pytest.raises(IncompatibleModels, match="pass --memory"):
+    with pytest.raises(IncompatibleModels, match="Pass --memory"):
         registry.merge(method="linear", experts=["a", "b"], name="m", memory=memory)
 
 

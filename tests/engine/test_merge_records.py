@@ -176,10 +176,10 @@ def test_the_version_says_what_it_is(registry: Registry, version: zoo.Version) -
     assert "1 BatchNorm statistics" in shown["notes"]["warnings"][0]
 
 
-def test_the_license_is_that_of_the_experts_where_they_agree(
+def test_the_license_is_what_those_of_the_experts_come_to(
     registry: Registry, register: Register
 ) -> None:
-    for name, license in (("a", "mit"), ("b", "mit"), ("c", "gpl-3.0")):
+    for name, license in (("a", "mit"), ("b", "mit"), ("c", "gpl-3.0"), ("d", "gemma")):
         register(name, {"w": torch.ones(2)}, license=license)
 
     def merged(experts: list[str], **options: Any) -> str | None:
@@ -188,7 +188,8 @@ def test_the_license_is_that_of_the_experts_where_they_agree(
         return version.license
 
     assert "mit" == merged(["a", "b"])
-    assert merged(["a", "c"]) is None
+    assert "gpl-3.0" == merged(["a", "c"])
+    assert merged(["c", "d"]) is None
     assert "lgpl" == merged(["a", "c"], license="lgpl")
 
 
