@@ -33,7 +33,7 @@ def tasks_of(
 ) -> list[Task]:
     donor = base or experts[0]
     carried_from = BASE if base else 0
-    blocks = blocks_of(donor.checkpoint.tensors)
+    blocks = blocks_of(donor.checkpoint.tensors, donor.checkpoint.opened.config)
     sliced, places = places is not None, places or _places(lock, donor, len(experts))
     tied = {pair[0]: pair[1]} if pair else {}  # tensor -> the one it is tied to
     settings: dict[str, Any] = {}
@@ -92,7 +92,8 @@ def tasks_of(
 
 def _places(lock: Mapping[str, Any], donor: Model, experts: int) -> dict[str, Place]:
     """Where tensors are that no slice moved: every expert has them, under their own names."""
-    depth = depths(donor.checkpoint.tensors, mergekit=lock["compat"] == "mergekit")
+    config = donor.checkpoint.opened.config
+    depth = depths(donor.checkpoint.tensors, config, mergekit=lock["compat"] == "mergekit")
     return {n: Place(lock["parameters"], depth[n], (n,) * experts) for n in depth}
 
 

@@ -24,11 +24,14 @@ Source: mergekit's parameter specification, whose rules these are.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+from zoo.families import family_of
+
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|resblocks|stages?)\.(\d+)\.")
+_NUMBERED = re.compile(r"\.\d+\.")
 _FRONT = re.compile(r"embed(?!_out)|wte|wpe|patch|conv_pre|position|rotary|(?:^|\.)shared\.")
 _GLOB = re.compile(r"[*?\[]")
 _PATTERNS = ("regex", "glob")
@@ -128,17 +131,35 @@ def _problem_with_filter(filter: Any) -> str | None:
     return None
 
 
-def layers(tensors: Iterable[str]) -> dict[str, tuple[int, int]]:
+def layers(
+    tensors: Collection[str], config: Mapping[str, Any] | None = None
+) -> dict[str, tuple[int, int]]:
     """(layer, layers of its stack) of each tensor that belongs to a block.
 
-    A stack is all that is numbered under one prefix: an encoder and a decoder are two.
+    A stack is all that is numbered under one prefix: an encoder and a decoder are two. With the
+    model's configuration, stacks count that only the data of its family knows (`zoo.families`), as
+    `transformer.attentions` of XLM.
     """
     found = {name: m for name in tensors if (m := _LAYER.search(name))}
+    if config and any(_NUMBERED.search(n) for n in tensors if n not in found):
+        found |= _known_layers([n for n in tensors if n not in found], tensors, config)
     counts: dict[str, int] = {}
     for m in found.values():
         stack = m.string[: m.start(1)]
         counts[stack] = max(counts.get(stack, 0), int(m.group(1)) + 1)
     return {n: (int(m.group(1)), counts[n[: m.start(1)]]) for n, m in found.items()}
+
+
+def _known_layers(
+    left: Iterable[str], tensors: Collection[str], config: Mapping[str, Any]
+) -> dict[str, re.Match[str]]:
+    """Tensors in stacks of a known family."""
+    family = family_of(config, tensors)
+    if family is None or not family.known or not family.stacks:
+        return {}
+    prefixes = "|".join(re.escape(s.prefix) for s in family.stacks)
+    stack = re.compile(rf"^(?:{prefixes})(\d+)\.")
+    return {name: m for name in left if (m := stack.search(name))}
 
 
 def renumbered(tensor: str, layer: int) -> str:
@@ -162,10 +183,19 @@ def depth_at(layer: int, count: int, *, mergekit: bool = False) -> float:
     return layer / (count - 1) if count > 1 else float(mergekit)
 
 
-def depths(tensors: Iterable[str], *, mergekit: bool = False) -> dict[str, float]:
-    """Depth of each tensor, from 0 to 1, where we put it or where mergekit does."""
+def depths(
+    tensors: Collection[str],
+    config: Mapping[str, Any] | None = None,
+    *,
+    mergekit: bool = False,
+) -> dict[str, float]:
+    """Depth of each tensor, from 0 to 1, where we put it or where mergekit does.
+
+    Args:
+        config: the model's; as for `layers`.
+    """
     names = list(tensors)
-    blocks = layers(names)
+    blocks = layers(names, None if mergekit else config)
     outside = 0.0 if mergekit else 1.0
     return {
         name: depth_at(*blocks[name], mergekit=mergekit)
@@ -177,6 +207,6 @@ def depths(tensors: Iterable[str], *, mergekit: bool = False) -> dict[str, float
     }
 
 
-def layer_count(tensors: Iterable[str]) -> int:
+def layer_count(tensors: Collection[str]) -> int:
     """Number of layers the names show, of the deepest stack; 0 when none do."""
     return max((count for _, count in layers(tensors).values()), default=0)

@@ -142,9 +142,9 @@ class Renames:
             if converter is not None and target == name:
                 converter = None  # it is called so already
             if converter is None:
-                placed = self._placed(target, templates)
-                own = placed == name or matching(placed, templates) is None
-                plain[name] = self._placed(name, templates) if own else placed
+                there = self._placed(target, templates)
+                odd = matching(there, templates) is None  # the rule is for another class
+                plain[name] = self._placed(name, templates) if odd else there
                 continue
             if len(converter.targets) > 1:
                 first, *others = converter.targets
