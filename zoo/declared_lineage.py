@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, or_, select
+from sqlalchemy import Connection, select, true
 
 from zoo import tables as t
 from zoo.declarations.plain import listed, mapping, number, text
 from zoo.declarations.records import DeclaredParent
-from zoo.declared_matches import match, texts_of
+from zoo.declared_matches import Matches, called, known_as
 from zoo.lineage import DECLARED, NODE, Lineage, closures
 from zoo.many import among
 
@@ -34,15 +34,15 @@ def with_declared(
     """
     roots = [version_id]
     looked: set[int] = set()
-    found = _Found()
+    found = _Found(Matches(connection, files))
     for _ in range(MOST_ROUNDS):
         lineage, ids = closures(connection, roots, descendants=descendants)
         new = [id_ for id_ in ids.values() if id_ not in looked]
         looked.update(new)
         if descendants:
-            reached = _declaring(connection, new, files, found)
+            reached = _declaring(connection, new, found)
         else:
-            reached = _declared_by(connection, new, files, found)
+            reached = _declared_by(connection, new, found)
         further = [id_ for id_ in reached if id_ not in looked]
         if not further:
             break
@@ -59,9 +59,12 @@ def with_declared(
 class _Found:
     """Declared edges, and the leaves they come from."""
 
+    matches: Matches
     between: list[tuple[int | str, int | str, dict[str, Any]]] = field(default_factory=list)
     """Parent, child, what is said; versions by row id, leaves by reference."""
     leaves: dict[str, dict[str, Any]] = field(default_factory=dict)
+    everywhere: list[tuple[int, tuple[DeclaredParent, ...]]] | None = None
+    """Row id and declared parents of every version that has some, once they were asked for."""
 
     def add(
         self, parent: int | str, child: int | str, said: DeclaredParent, by: str | None
@@ -96,16 +99,14 @@ class _Found:
                 yield {"parent": ends[0], "child": ends[1], **about}
 
 
-def _declared_by(
-    connection: Connection, ids: list[int], files: Mapping[str, str], found: _Found
-) -> list[int]:
+def _declared_by(connection: Connection, ids: list[int], found: _Found) -> list[int]:
     """Row ids of the versions that those with these ids declare as parents."""
     reached = []
     for version_id, parents in _declarations(connection, among(connection, t.versions.c.id, ids)):
         stack: list[tuple[int | str, DeclaredParent]] = [(version_id, p) for p in parents[::-1]]
         while stack:
             child, said = stack.pop()
-            hit = match(connection, said, child=version_id, files=files)
+            hit = found.matches.match(said, version_id)
             if hit:
                 reached.append(hit.version_id)
                 found.add(hit.version_id, child, said, hit.by)
@@ -116,21 +117,22 @@ def _declared_by(
     return reached
 
 
-def _declaring(
-    connection: Connection, ids: list[int], files: Mapping[str, str], found: _Found
-) -> list[int]:
+def _declaring(connection: Connection, ids: list[int], found: _Found) -> list[int]:
     """Row ids of the versions that declare one of these as a parent."""
-    reached = []
-    for parent in ids:
-        notes = t.versions.c.notes
-        texts = texts_of(connection, parent, files)
-        mention = or_(*(notes.contains(json.dumps(s)[1:-1], autoescape=True) for s in texts))
-        for version_id, parents in _declarations(connection, mention):
-            for said in parents:
-                hit = match(connection, said, child=version_id, files=files)
-                if hit and hit.version_id == parent:
-                    reached.append(version_id)
-                    found.add(parent, version_id, said, hit.by)
+    everywhere = found.everywhere
+    if everywhere is None:
+        everywhere = found.everywhere = list(_declarations(connection, true()))
+    if not everywhere or not ids:
+        return []
+    reached, here, names = [], set(ids), known_as(connection, ids, found.matches.files)
+    for version_id, parents in everywhere:
+        for said in parents:
+            if names.isdisjoint(called(said)):
+                continue
+            hit = found.matches.match(said, version_id)
+            if hit and hit.version_id in here:
+                reached.append(version_id)
+                found.add(hit.version_id, version_id, said, hit.by)
     return reached
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, func, or_, select
 from sqlalchemy.sql.elements import ColumnElement
@@ -17,6 +17,7 @@ from zoo import tables as t
 from zoo.declarations.plain import mapping
 from zoo.declarations.records import DeclaredParent
 from zoo.hub.names import SCHEME
+from zoo.many import among
 from zoo.origins import as_hub_model, hub_model
 
 _SUFFIX = re.compile(r"\.(safetensors|ckpt|pt|bin|gguf)$")
@@ -31,61 +32,87 @@ class Match:
     """`weights`, `sha256`, `revision`, `hub`, `source` or `name`."""
 
 
-def match(
-    connection: Connection,
-    parent: DeclaredParent,
-    *,
-    child: int | None = None,
-    files: Mapping[str, str] | None = None,
-) -> Match | None:
-    """The version that a declared parent is, or None: it is not in the registry.
+class Matches:
+    """The versions that declared parents are; each parent is looked for once, however many
+    versions declare it."""
 
-    Of several that fit, a live one, and of those the newest that was there before its child.
+    def __init__(self, connection: Connection, files: Mapping[str, str]) -> None:
+        """
+        Args:
+            files: object key -> `sha256:` of weights files, as far as they are known.
+        """
+        self.connection = connection
+        self.files = files
+        self._found: dict[DeclaredParent, list[tuple[str, list[tuple[int, bool]]]]] = {}
 
-    Args:
-        child: row id of the version that declares it, which is not its own parent.
-        files: object key -> `sha256:` of weights files, as far as they are known.
-    """
-    for by, condition in _conditions(connection, parent, files or {}):
+    def match(self, parent: DeclaredParent, child: int) -> Match | None:
+        """The version that a declared parent is, or None: it is not in the registry.
+
+        Of several that fit, a live one, and of those the newest that was there before its child.
+
+        Args:
+            child: row id of the version that declares it, which is not its own parent.
+        """
+        asked = replace(parent, role="", evidence="", weight=None, parents=())
+        if asked not in self._found:
+            self._found[asked] = [
+                (by, rows)
+                for by, condition in _conditions(self.connection, parent, self.files)
+                if (rows := self._fitting(condition))
+            ]
+        for by, rows in self._found[asked]:
+            others = [(removed, id_ > child, -id_) for id_, removed in rows if id_ != child]
+            if others:
+                return Match(-min(others)[2], by)
+        return None
+
+    def _fitting(self, condition: ColumnElement[bool]) -> list[tuple[int, bool]]:
+        """Row id, and whether it was removed."""
         v = t.versions.c
         query = (
-            select(v.id)
+            select(v.id, v.removed_at)
             .join(t.entries, t.entries.c.id == v.entry_id)
             .join(t.manifests, t.manifests.c.id == v.manifest_id)
             .where(condition, v.kind != "artifact")
         )
-        newest: list[ColumnElement[bool]] = [v.removed_at.is_not(None)]
-        if child is not None:
-            query = query.where(v.id != child)
-            newest.append(v.id > child)
-        found = connection.scalar(query.order_by(*newest, v.id.desc()).limit(1))
-        if found is not None:
-            return Match(found, by)
-    return None
+        rows = self.connection.execute(query)
+        return [(id_, removed_at is not None) for id_, removed_at in rows]
 
 
-def texts_of(connection: Connection, version_id: int, files: Mapping[str, str]) -> list[str]:
-    """What a declaration that means this version would have to contain: one of these texts."""
+def known_as(
+    connection: Connection, version_ids: Sequence[int], files: Mapping[str, str]
+) -> set[str]:
+    """All that versions can be recognised by: a parent that is called by none of it is none of
+    them."""
     v, f = t.versions.c, t.files.c
-    row = connection.execute(
-        select(v.source, v.notes, t.entries.c.name, t.manifests.c.digest)
+    here = among(connection, v.id, version_ids)
+    found: set[str] = set()
+    rows = connection.execute(
+        select(v.source, t.entries.c.name, t.manifests.c.digest)
         .join(t.entries, t.entries.c.id == v.entry_id)
         .join(t.manifests, t.manifests.c.id == v.manifest_id)
-        .where(v.id == version_id)
-    ).one()
-    hub = hub_model(row.source)
-    keys = connection.scalars(select(f.object).where(f.version_id == version_id)).all()
-    made_of = mapping(json.loads(row.notes).get("source_sha256")).values()
-    source_digests = [str(digest).removeprefix("sha256:") for digest in made_of]
-    return [
-        *([hub.id] if hub else []),
-        *([row.source] if row.source else []),
-        row.name,
-        row.digest,
-        *(key.removeprefix("flat:") for key in keys if key.startswith("flat:")),
-        *(files[key] for key in keys if key in files),
-        *source_digests,
-    ]
+        .where(here)
+    )
+    for source, name, digest in rows:
+        found |= {source, name, digest}
+        hub = hub_model(source)
+        if hub:
+            found.add(hub.id)
+    keys = connection.scalars(select(f.object).where(among(connection, f.version_id, version_ids)))
+    for key in keys:
+        found.add(files.get(key) or key.replace("flat:", "sha256:"))
+    notes = select(v.notes).where(here, v.notes.contains('"source_sha256"', autoescape=True))
+    for text in connection.scalars(notes):
+        for digest in mapping(json.loads(text).get("source_sha256")).values():
+            found.add("sha256:" + str(digest).removeprefix("sha256:"))
+    return found
+
+
+def called(parent: DeclaredParent) -> set[str]:
+    """All that a declared parent is called, in the terms of `known_as`."""
+    hub = hub_model(parent.source or parent.model) or as_hub_model(parent.model)
+    names = [parent.weights, parent.digest, hub.id if hub else None]
+    return {parent.model, _SUFFIX.sub("", parent.model), *(name for name in names if name)}
 
 
 def _conditions(

@@ -117,12 +117,8 @@ def closures(
     connection: Connection, version_ids: Sequence[int], *, descendants: bool
 ) -> tuple[Lineage, dict[str, int]]:
     """The lineages of versions as one, whose root is the first; and the row id of each node."""
-    reached = (
-        id_
-        for version_id in version_ids
-        for (id_,) in _plain(connection, reach(version_id, descendants=descendants))
-    )
-    ids = list(dict.fromkeys(reached))
+    start = select(t.versions.c.id).where(among(connection, t.versions.c.id, version_ids))
+    ids = [id_ for (id_,) in _plain(connection, _reach(start, descendants=descendants))]
     v, e = t.versions.c, t.edges.c
     query = (
         select(
@@ -181,9 +177,14 @@ def _plain(connection: Connection, query: Select[Any]) -> list[tuple[Any, ...]]:
 
 def reach(version_id: int, *, descendants: bool) -> Select[int]:
     """A query of the row ids that lineage reaches from a version, itself included."""
+    return _reach(select(literal(version_id, t.INT).label("id")), descendants=descendants)
+
+
+def _reach(start: Select[int], *, descendants: bool) -> Select[int]:
+    """A query of the row ids that lineage reaches from those that another gives."""
     e = t.edges.c
     here, there = (e.parent_id, e.child_id) if descendants else (e.child_id, e.parent_id)
-    found = select(literal(version_id, t.INT).label("id")).cte("reach", recursive=True)
+    found = start.cte("reach", recursive=True)
     found = found.union(select(there).join(found, here == found.c.id))
     return select(found.c.id)
 

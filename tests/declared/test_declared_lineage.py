@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from zoo import Registry
+from zoo.declared_matches import Matches
 from zoo.lineage import Lineage
 
 Model = Callable[..., Path]
@@ -234,3 +235,19 @@ def test_a_merge_here_has_no_declared_edges(registry: Registry, model: Model) ->
     registry.merge(method="linear", experts=["a", "b"], name="m")
 
     assert {False} == {e["declared"] for e in registry.lineage("m").as_dict()["edges"]}
+
+
+def test_a_parent_that_many_declare_is_looked_for_once(
+    registry: Registry, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.register(model(), name="base", origin="hf://o/base")
+    for i in range(4):
+        registry.register(model(card("o/base")), name=f"tuned-{i}")
+    asked = []
+    real = Matches._fitting
+    monkeypatch.setattr(Matches, "_fitting", lambda *a: asked.append(1) or real(*a))
+
+    lineage = registry.lineage("base", descendants=True)
+
+    assert 4 == len(lineage.edges)
+    assert len(asked) <= 5  # one for each way that a parent may be known by
