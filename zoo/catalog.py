@@ -470,9 +470,7 @@ class Catalog:
         """
         with self._database.read() as connection:
             self._one(connection, version_id)
-            return with_declared(
-                connection, version_id, descendants=descendants, files=files or {}
-            )
+            return with_declared(connection, version_id, descendants=descendants, files=files or {})
 
     def descendants(self, version_id: int) -> list[Version]:
         """All that came of a version, itself left out, removed versions included; oldest first."""

@@ -32,8 +32,8 @@ class TensorInfo:
     offset: int = 0
     """First byte in that file (absolute, header included)."""
     written_as: str = ""
-    """The type a merge writes it in, where that is not `dtype`: values that are worked out have more
-    digits than the model they belong to keeps."""
+    """The type a merge writes it in, where that is not `dtype`: values that are worked out have
+    more digits than the model they belong to keeps."""
 
     @property
     def elements(self) -> int:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from zoo.analytics import Table
     from zoo.artifacts import Compress
-    from zoo.bundle.pack import Packed
     from zoo.bundle.known import Conflict
+    from zoo.bundle.pack import Packed
     from zoo.bundle.take_in import TakenIn
     from zoo.catalog import Catalog
     from zoo.compatibility import Report

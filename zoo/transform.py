@@ -12,16 +12,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from zoo.checkpoint import Checkpoint
 from zoo.code_hash import code_hash
-from zoo.inputs import Input
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-Parents = Mapping[str, tuple[Input, ...]]
+    from zoo.inputs import Input
+
+Parents: TypeAlias = "Mapping[str, tuple[Input, ...]]"
 """By role, in the order given; a role that nobody takes has an empty tuple."""
 
 

@@ -6,47 +6,14 @@ where this departs.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from annotated_types import Ge
-from pydantic import BaseModel, ConfigDict, FiniteFloat
-
-from zoo.errors import IncompatibleModels
 from zoo.hookspecs import hookimpl
-from zoo.moe.fits import files_of
-from zoo.moe.grouping import Groups
-from zoo.moe.merging import Merging, config_for, merged
-from zoo.moe.mixed import Block, blocks_of, experts_said
 from zoo.transform import Parents, Transform, Transformed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from zoo.inputs import Input
-
-Frequency = Annotated[FiniteFloat, Ge(0)]
-
-
-class MergeExpertsOptions(BaseModel):
-    """Options of the transform `merge_experts`."""
-
-    model_config = ConfigDict(extra="forbid")
-    experts: Annotated[int, Ge(1)] | None = None
-    """Experts to leave in each layer."""
-    groups: tuple[tuple[Annotated[int, Ge(0)], ...], ...] | None = None
-    """Experts that go together, in every layer; in place of `experts`."""
-    grouping: Literal["router", "weights", "consecutive"] = "router"
-    """Which go together, where `groups` does not say."""
-    frequencies: tuple[Frequency, ...] | tuple[tuple[Frequency, ...], ...] | None = None
-    """How often each expert is used, of any scale; of all layers, or for each layer."""
-    router: Literal["mean", "keep"] = "mean"
-    """Average the rows of a group; or keep the router, and the merged expert for each of them."""
-    align: bool = False
-    """Permute the units of experts to those of the first expert, before they are averaged."""
-    experts_per_token: Annotated[int, Ge(1)] | None = None
-    """The mixture's own by default, or all experts where fewer are left."""
+    from pydantic import BaseModel
 
 
 class MergeExperts(Transform):
@@ -58,102 +25,14 @@ class MergeExperts(Transform):
     roles = {"model": (1, 1)}
 
     def parameters(self) -> type[BaseModel]:
+        from zoo.moe.options import MergeExpertsOptions
+
         return MergeExpertsOptions
 
     def apply(self, parents: Parents, parameters: Any) -> Transformed:
-        options: MergeExpertsOptions = parameters
-        (one,) = parents["model"]
-        source = one.model.checkpoint
-        config = source.opened.config or {}
-        blocks, problems = blocks_of(source)
-        problems += _problems(one, config, blocks, options)
-        if problems:
-            raise IncompatibleModels(
-                f"The experts of `{one.model.label}` cannot be merged, {len(problems)} "
-                f"{'problem' if len(problems) == 1 else 'problems'}:",
-                "; ".join(problems) + ".",
-                problems=problems,
-            )
-        asked: Groups | int = options.groups if options.groups is not None else options.experts or 1
-        found: dict[str, Any] = {}
-        merges = [
-            Merging(
-                source,
-                block,
-                _usage(options, i, block),
-                asked,
-                options.grouping,
-                options.align,
-                found,
-            )
-            for i, block in enumerate(blocks)
-        ]
-        left = asked if isinstance(asked, int) else len(asked)
-        count = left if options.router == "mean" else None
-        per_token = int(config["num_experts_per_tok"])
-        chosen = options.experts_per_token or min(per_token, count or per_token)
-        notes: dict[str, Any] = {"groups": found}  # filled as the tensors are made
-        if chosen != per_token:
-            notes["notes"] = [f"each token now goes through {chosen} experts, not {per_token}"]
-        made = config_for(config, count or blocks[0].experts, chosen)
-        return Transformed(
-            merged(source, merges, count, f"{one.model.label} with {left} experts"),
-            {**files_of(one), "config.json": _json(made)},
-            base=one,
-            architecture=str(config.get("model_type")),
-            notes=notes,
-        )
+        from zoo.moe.fewer import with_fewer_experts
 
-
-def _usage(options: MergeExpertsOptions, index: int, block: Block) -> tuple[float, ...]:
-    """How often each expert of a block is used."""
-    said = options.frequencies
-    if said is None:
-        return (1.0,) * block.experts
-    one = said[index] if isinstance(said[0], tuple) else said
-    return tuple(one)
-
-
-def _problems(
-    one: Input, config: Mapping[str, Any], blocks: list[Block], options: MergeExpertsOptions
-) -> Iterator[str]:
-    label = one.model.label
-    if not blocks:
-        yield f"`{label}` has no mixture that is known: layers with a gate and experts"
-        return
-    counts = sorted({b.experts for b in blocks})
-    if len(counts) > 1:
-        yield f"the layers have {counts} experts, and one number must do for all"
-        return
-    experts = counts[0]
-    if experts_said(config) != experts:
-        yield f"`config.json` says {experts_said(config)} experts, the router has {experts} rows"
-    if not isinstance(config.get("num_experts_per_tok"), int):
-        yield "`config.json` does not say `num_experts_per_tok`"
-    if (options.experts is None) == (options.groups is None):
-        yield "say either how many `experts` to leave or which `groups`"
-        return
-    if options.experts is not None and options.experts > experts:
-        yield f"{options.experts} experts cannot be left of {experts}"
-    if options.groups is not None:
-        members = sorted(e for group in options.groups for e in group)
-        if members != list(range(experts)) or () in options.groups:
-            yield (f"`groups` must have each expert from 0 to {experts - 1} once, and none empty")
-    left = options.experts or len(options.groups or ())
-    left = experts if options.router == "keep" else left
-    if options.experts_per_token is not None and options.experts_per_token > left:
-        yield f"`experts_per_token` is {options.experts_per_token}, and {left} experts are left"
-    said = options.frequencies
-    if said is not None:
-        layers = said if said and isinstance(said[0], tuple) else [said] * len(blocks)
-        if len(layers) != len(blocks):
-            yield f"`frequencies` has {len(layers)} layers, and the mixture {len(blocks)}"
-        elif any(len(layer) != experts for layer in layers):
-            yield f"`frequencies` must have {experts} numbers, one for each expert"
-
-
-def _json(content: Any) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+        return with_fewer_experts(parents["model"][0], parameters)
 
 
 @hookimpl

@@ -12,18 +12,10 @@ be wider or narrower than the base.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from zoo.dtypes import DTYPES
-from zoo.errors import IncompatibleModels, InvalidRecipe
 from zoo.hookspecs import hookimpl
-from zoo.moe.fits import files_of, fit
-from zoo.moe.layouts import config_for
-from zoo.moe.mixture import Mixture
-from zoo.moe.options import UpcycleOptions
-from zoo.recipe import output_dtype
 from zoo.transform import Parents, Transform, Transformed
 
 if TYPE_CHECKING:
@@ -39,68 +31,14 @@ class Upcycle(Transform):
     roles = {"base": (1, 1), "expert": (2, None), "shared": (0, None)}
 
     def parameters(self) -> type[BaseModel]:
+        from zoo.moe.options import UpcycleOptions
+
         return UpcycleOptions
 
     def apply(self, parents: Parents, parameters: Any) -> Transformed:
-        options: UpcycleOptions = parameters
-        (base,), experts, shared = (parents[role] for role in ("base", "expert", "shared"))
-        for key, said, those in (
-            ("experts", options.experts, experts),
-            ("shared_experts", options.shared_experts, shared),
-        ):
-            if said and len(said) != len(those):
-                raise InvalidRecipe(
-                    f"`{key}` says something of {len(said)} models, and there are {len(those)}.",
-                    how="Say it of each, in their order, or of none.",
-                    key=key,
-                )
-        dtype = None if options.dtype is None else output_dtype(options.dtype)
-        found = fit(base, experts, shared, options)
-        if found.problems:
-            raise IncompatibleModels(
-                f"These models cannot become a mixture, {len(found.problems)} "
-                f"{'problem' if len(found.problems) == 1 else 'problems'}:",
-                "; ".join(found.problems) + ".",
-                problems=found.problems,
-            )
-        assert found.layout is not None
-        mixture = Mixture(
-            found.layout,
-            base,
-            experts,
-            shared,
-            options,
-            dtype,
-            found.width,
-            found.shared_width,
-            found.ids,
-        )
-        router = mixture.router()
-        checkpoint = mixture.checkpoint(router)
-        config = config_for(
-            found.layout,
-            mixture.config,
-            experts=len(experts),
-            experts_per_token=options.experts_per_token,
-            width=found.width,
-            shared_width=found.shared_width or mixture.silent_width,
-            dtype=None if dtype is None else DTYPES[dtype].torch_name,
-        )
-        # Worked out with the tensors: the version is written after them.
-        notes = router.notes
-        notes["layout"] = found.layout.name
-        notes["notes"] = found.notes
-        return Transformed(
-            checkpoint,
-            {**files_of(base), "config.json": _json(config)},
-            base=base,
-            architecture=found.layout.name,
-            notes=notes,
-        )
+        from zoo.moe.upcycling import mixed
 
-
-def _json(content: Any) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+        return mixed(parents["base"][0], parents["expert"], parents["shared"], parameters)
 
 
 @hookimpl

@@ -42,3 +42,26 @@ class UpcycleOptions(BaseModel):
     shared_experts: tuple[ExpertOptions, ...] = ()
     seed: int = 0
     """Of a router that is drawn, and of noise."""
+
+
+Frequency = Annotated[FiniteFloat, Ge(0)]
+
+
+class MergeExpertsOptions(BaseModel):
+    """Options of the transform `merge_experts`."""
+
+    model_config = ConfigDict(extra="forbid")
+    experts: Annotated[int, Ge(1)] | None = None
+    """Experts to leave in each layer."""
+    groups: tuple[tuple[Annotated[int, Ge(0)], ...], ...] | None = None
+    """Experts that go together, in every layer; in place of `experts`."""
+    grouping: Literal["router", "weights", "consecutive"] = "router"
+    """Which go together, where `groups` does not say."""
+    frequencies: tuple[Frequency, ...] | tuple[tuple[Frequency, ...], ...] | None = None
+    """How often each expert is used, of any scale; of all layers, or for each layer."""
+    router: Literal["mean", "keep"] = "mean"
+    """Average the rows of a group; or keep the router, and the merged expert for each of them."""
+    align: bool = False
+    """Permute the units of experts to those of the first expert, before they are averaged."""
+    experts_per_token: Annotated[int, Ge(1)] | None = None
+    """The mixture's own by default, or all experts where fewer are left."""

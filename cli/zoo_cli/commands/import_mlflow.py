@@ -36,9 +36,9 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Take registered models of MLflow in, with aliases, tags, parameters and metrics.
+    """Take the registered models of MLflow in.
 
-    URI is MLflow's database, as a file or a URL, or the directory of its file store. It is only
+    Their aliases, tags, parameters and metrics come along. URI is MLflow's database, as a file or a URL, or the directory of its file store. It is only
     read, and MLflow need not be installed. A version whose weights cannot be had is skipped, with
     the reason. Run it again to bring what is new and to move aliases.
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from zoo.bundle.known import Conflict
 from zoo_cli.arguments import threads_option
 from zoo_cli.output import json_option, say, show_json
 from zoo_cli.session import Session, pass_session
 from zoo_cli.units import size
+
+if TYPE_CHECKING:
+    from zoo.bundle.known import Conflict
 
 
 @click.command("import-zoo")
