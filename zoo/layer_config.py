@@ -12,6 +12,8 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+from zoo.families import COMPONENTS, family_of
+
 _COUNTS = (
     "num_hidden_layers",
     "n_layer",
@@ -66,6 +68,8 @@ def with_layers(
     elif module in ("encoder", "decoder"):
         places = [(path, key) for path, key in places if "coder" not in key]
     if len({path for path, _ in places}) != 1:
+        places = _known(found, before, module) or places
+    if len({path for path, _ in places}) != 1:
         where = " and ".join(".".join((*path, key)) for path, key in places) or "nothing"
         of = f" of `{module}`" if module else ""
         return found, [
@@ -89,6 +93,22 @@ def with_layers(
                 for entry in _at(part.config, path)[key][part.start : part.start + part.length]
             ]
     return found, []
+
+
+def _known(
+    config: Mapping[str, Any], before: int, module: str | None
+) -> list[tuple[tuple[str, ...], str]]:
+    """Where the data of the model's family says that the layers of a module are counted."""
+    family = family_of(config, ())
+    if family is None or not family.known:
+        return []
+    found: dict[tuple[tuple[str, ...], str], None] = {}
+    for stack in family.stacks:
+        if stack.key is not None and stack.count == before:
+            *path, key = stack.key.split(".")
+            if module is None or stack.component == COMPONENTS.get(module, module):
+                found[tuple(path), key] = None
+    return list(found)
 
 
 def _sections(config: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

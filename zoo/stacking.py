@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from zoo.families import family_of
+from zoo.families import COMPONENTS, family_of
 from zoo.fitting import described_as_untied
 from zoo.layer_config import LayersOf, with_layers
 from zoo.plan import Model, Place, listed
@@ -30,15 +30,6 @@ _KNOWN_AS = {
     ),
 }
 """Names that recipes use for modules, and what tensors of various models have for them."""
-_COMPONENTS = {
-    "text_decoder": "text",
-    "language_model": "text",
-    "vision_tower": "vision",
-    "vision_model": "vision",
-    "multi_modal_projector": "projector",
-    "audio_tower": "audio",
-}
-"""The same names, and what families call those components."""
 
 
 @dataclass
@@ -276,13 +267,13 @@ def module_of(
     left = [n for n, m in found.items() if m is None]
     family = family_of(config, names) if config and left else None
     if family is not None and silent:
-        of = {_COMPONENTS.get(m or "", m): m for m in silent}
+        of = {COMPONENTS.get(m or "", m): m for m in silent}
         found |= {n: of[c] for n in left if (c := family.component_of(n)) in of}
         silent = [m for m in modules if m not in found.values()]
     if len(silent) == 1:
         return {name: silent[0] if m is None else m for name, m in found.items()}
     if family is not None and not silent:
-        own = {_COMPONENTS.get(m or "", m): m for m in modules}
+        own = {COMPONENTS.get(m or "", m): m for m in modules}
         makes_text = own.get("text", own.get("decoder"))
         called = family.called(names).names
         for name in (n for n, m in found.items() if m is None):

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.families import Family, data, family_of
+from zoo.layer_config import LayersOf, with_layers
 from zoo.schedule import depths
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -217,3 +218,17 @@ def test_depth_follows_stacks_that_only_the_data_knows() -> None:
 
     assert [0.0, 0.5, 1.0] * 2 == [found[n] for n in names]
     assert {1.0} == set(depths(names).values())
+
+
+def test_layers_are_counted_where_the_family_says() -> None:
+    config = {
+        "model_type": "xlm",
+        "architectures": ["XLMModel"],
+        "n_layers": 3,
+        "num_layers": 3,
+        "decoder": {"num_layers": 3},
+    }
+
+    found, notes = with_layers(config, [LayersOf(config, 0, 2, 3)], 3)
+
+    assert ([], 2) == (notes, found["n_layers"])

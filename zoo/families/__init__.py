@@ -9,7 +9,7 @@ Nothing here imports torch or transformers: `families.jsonl` holds what transfor
 say of themselves, written by `benchmarks/make_families.py`.
 """
 
-from zoo.families.family import Differences, Family, Stack
+from zoo.families.family import COMPONENTS, Differences, Family, Stack
 from zoo.families.find import family_of
 
-__all__ = ["Differences", "Family", "Stack", "family_of"]
+__all__ = ["COMPONENTS", "Differences", "Family", "Stack", "family_of"]

@@ -8,6 +8,16 @@ from dataclasses import dataclass, field
 from zoo.families.renames import Called, Renames
 from zoo.families.templates import Template, fits, matching
 
+COMPONENTS = {
+    "text_decoder": "text",
+    "language_model": "text",
+    "vision_tower": "vision",
+    "vision_model": "vision",
+    "multi_modal_projector": "projector",
+    "audio_tower": "audio",
+}
+"""Names that recipes use for parts of models, and what families call those components."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stack:
