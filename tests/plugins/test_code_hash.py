@@ -127,3 +127,16 @@ def test_a_helper_beside_the_function_counts_where_it_is_defined_elsewhere(hash_
         return Method("x", "1.0.0", "elementwise", ties.function, check=check).code_hash
 
     assert with_check(None) != with_check(near.helper)
+
+
+def test_the_hash_of_a_transform_covers_what_it_is_made_of_and_no_more(monkeypatch):
+    made_by = load_plugins().transforms["merge_experts"]
+    before, read = made_by.code_hash, Path.read_bytes
+
+    def hash_with(changed):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", lambda p: read(p) + b"#" * (p.name == changed))
+            return made_by.code_hash
+
+    assert before != hash_with("merging.py")
+    assert before == hash_with("store.py")
