@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,7 @@ def test_the_digest_of_what_a_merge_of_adapters_makes_is_this(registry: Registry
     assert "sha256:a1e9b17d582e8134" == merged.digest[:23]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 @given(st.data())
 def test_a_read_from_anywhere_gives_the_bytes_of_the_whole(data: st.DataObject) -> None:
     checkpoint = adapted_in_memory(dora=data.draw(st.booleans()))
@@ -140,6 +141,7 @@ def test_a_read_from_anywhere_gives_the_bytes_of_the_whole(data: st.DataObject) 
     assert whole[start:stop] == part
 
 
+@cache
 def adapted_in_memory(dora: bool) -> AdaptedCheckpoint:
     """An adapter of which nothing is on disk; of several blocks."""
     from zoo.adapters.change import Change, Magnitude

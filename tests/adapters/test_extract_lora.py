@@ -63,7 +63,7 @@ def test_the_factors_of_a_low_rank_difference_give_it_back(
     assert registry.verify("lora", replay=True).ok
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=12)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=6)
 @given(rank=st.integers(1, 24), alpha=st.sampled_from([None, 1.0, 2.5, 64.0]))
 def test_every_rank_gives_the_best_product(
     rank: int,
