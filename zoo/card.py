@@ -19,6 +19,7 @@ from zoo.mergekit_config import Unsayable, mergekit_config
 from zoo.parameters import per_expert
 from zoo.recipe import MAX_NORM_DRIFT
 from zoo.version_card import version_card as version_card
+from zoo.vocabulary import names_in_lock
 
 if TYPE_CHECKING:
     from zoo.contract import Method
@@ -122,6 +123,7 @@ def _named(ready: Prepared) -> dict[str, Any]:
     """The lock, with what models are called in place of their digests."""
     inputs = ready.inputs
     names = {i.model.digest: i.model.label for i in reversed(parents(inputs))}
+    names = {**names_in_lock(inputs), **names}
     for expert in inputs.experts:
         names |= {a.model.digest: a.model.label for a in expert.artifacts.values()}
     found: dict[str, Any] = _renamed({"artifacts": {}, **ready.lock}, names)
@@ -237,6 +239,8 @@ def card_parents(inputs: Inputs, parameters: Mapping[str, Any]) -> list[CardPare
         found += [card_parent(one, role) for role, one in expert.artifacts.items()]
     if inputs.donor.model.digest not in [one.digest for one in found]:
         found.append(card_parent(inputs.donor, "donor"))
+    if inputs.speaker:
+        found.append(card_parent(inputs.speaker, "tokenizer"))
     return found
 
 

@@ -10,6 +10,7 @@ from zoo.errors import NotFound
 from zoo.inputs import Input, Inputs
 from zoo.opener import Opener
 from zoo.recipe import Recipe
+from zoo.vocabulary import speaker_of
 
 if TYPE_CHECKING:
     from zoo.contract import Method
@@ -62,7 +63,8 @@ def gather(
     if recipe.donor is not None:
         at = next((i for i, e in enumerate(recipe.experts) if e.model == recipe.donor), None)
         giver = opener.open(recipe.donor) if at is None else experts[at]
-    return Inputs(experts, base, selection, giver)
+    speaker = speaker_of(recipe, (base, giver, *experts), opener.open)
+    return Inputs(experts, base, selection, giver, speaker)
 
 
 def _common_base(registry: Registry, experts: Sequence[Input], opener: Opener) -> Input | None:

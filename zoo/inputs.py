@@ -72,6 +72,8 @@ class Inputs:
     """The query as asked, and the versions it gave, frozen."""
     giver: Input | None = None
     """The donor, where the recipe names one."""
+    speaker: Input | None = None
+    """Whose tokenizer the result has, where that model is not merged."""
 
     @property
     def donor(self) -> Input:
@@ -119,8 +121,11 @@ class Inputs:
                     found.append(RunInput(artifact.version.id, digest, role, i, None))
         if self.giver and self.giver.version:
             digest = self.giver.model.digest
-            if digest not in [i.digest for i in found]:
+            if self.giver.version.id not in [i.version for i in found]:
                 found.append(RunInput(self.giver.version.id, digest, "donor", 0, None))
+        if self.speaker and self.speaker.version:
+            digest = self.speaker.model.digest
+            found.append(RunInput(self.speaker.version.id, digest, "tokenizer", 0, None))
         return tuple(found)
 
 

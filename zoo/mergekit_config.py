@@ -50,6 +50,8 @@ def mergekit_config(method: Method, recipe: Mapping[str, Any], dtype: str | None
         raise Unsayable(reasons[0])
     if dtype is not None:
         document |= {"dtype": "float32", "out_dtype": DTYPES[dtype].torch_name}
+    if recipe["tokenizer"] and recipe["tokenizer"].get("missing"):
+        raise Unsayable("it has nothing like `missing` of a tokenizer")
     if recipe["tokenizer"]:
         block = {k: v for k, v in recipe["tokenizer"].items() if k != "files"}
         document["tokenizer"] = {k: v for k, v in block.items() if v not in (None, {})}

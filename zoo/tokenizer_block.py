@@ -1,7 +1,7 @@
 """The `tokenizer` block of a recipe: whose vocabulary the result has, and its tokens' rows.
 
     tokenizer:
-      source: union                # of all models; or `base`; or one of the models
+      source: union                # of all models; or `base`; or a model, merged or not
       tokens:
         "<|im_start|>": {source: chat@2, force: true}
         "<pad>": {source: {kind: zero}}

@@ -199,15 +199,21 @@ def _reopened(registry: Registry, run: RunDraft, resources: Resources) -> Iterat
         opener = Opener(registry, stack, resources.threads)
         by_digest = {i.digest: registry.catalog.by_id(i.version) for i in run.inputs}
         lock = {**ABSENT, **run.recipe}
-        experts = tuple(opener.version(by_digest[d]) for d in lock["experts"])
+        # Models of equal weights are told apart by their place.
+        by_role = {(i.role, i.position): registry.catalog.by_id(i.version) for i in run.inputs}
+        experts = tuple(opener.version(by_role["expert", i]) for i in range(len(lock["experts"])))
         for role, digests in lock.get("artifacts", {}).items():
             found = [opener.artifact(by_digest[d]) for d in digests]
             experts = tuple(
                 e.with_artifacts({role: a}) for e, a in zip(experts, found, strict=True)
             )
-        base = opener.version(by_digest[lock["base"]]) if lock["base"] else None
-        giver = opener.version(by_digest[lock["donor"]]) if lock["donor"] else None
-        named, _ = with_common_names(Inputs(experts, base, None, giver))
+        base = opener.version(by_role["base", 0]) if lock["base"] else None
+        giver = None
+        if lock["donor"]:
+            giver = opener.version(by_role.get(("donor", 0)) or by_digest[lock["donor"]])
+        speaker = by_role.get(("tokenizer", 0))
+        voice = opener.version(speaker) if speaker else None
+        named, _ = with_common_names(Inputs(experts, base, None, giver, voice))
         inputs, joint = shown(named, lock)
         models = presented(inputs, lock)
         work = plan(

@@ -32,6 +32,7 @@ def registered(registry: Registry, inputs: Inputs, stack: ExitStack, *, threads:
         versioned(registry, inputs.base, opener, "base") if inputs.base else None,
         inputs.selection,
         versioned(registry, inputs.giver, opener, "expert") if inputs.giver else None,
+        versioned(registry, inputs.speaker, opener, "expert") if inputs.speaker else None,
     )
 
 

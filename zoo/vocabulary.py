@@ -497,8 +497,7 @@ def _merged(inputs: Inputs) -> list[Input]:
 
 def _parents(inputs: Inputs) -> list[Input]:
     """The models merged, and the one that gives its tokenizer alone."""
-    speaker = getattr(inputs, "speaker", None)
-    return [*_merged(inputs), *([speaker] if speaker else [])]
+    return [*_merged(inputs), *([inputs.speaker] if inputs.speaker else [])]
 
 
 def speaker_of(
