@@ -24,6 +24,7 @@ from generator.pictures import picture
 from generator.plugins import extensions, hooks
 from generator.python_api import python_api
 from generator.recipes import recipe
+from generator.transforms import transforms_page
 
 REFERENCE = Path(__file__).parent / "reference"
 NOTE = "<!-- Written by docs/generate.py from the code. Do not edit. -->\n"
@@ -43,6 +44,7 @@ def pages() -> dict[str, str]:
         "queries.md": queries,
         "recipe.md": recipe,
         "tables.md": tables,
+        "transforms.md": transforms_page,
     }
     texts = {path: page() for path, page in made.items()}
     for method in bundled_methods():

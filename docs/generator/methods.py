@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from generator.docstring import take_apart
@@ -10,6 +11,8 @@ from generator.markdown import code, fenced, table
 from generator.pictures import Picture
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from zoo.contract import Method
 
 
@@ -151,8 +154,16 @@ def parameters_text(method: Method) -> str:
     """The table of a method's options, from the JSON schema that also checks them."""
     from zoo.parameters import per_expert
 
-    schema = method.parameters.model_json_schema()
-    many = per_expert(method)
+    return options_table(method.parameters, per_expert(method))
+
+
+def options_table(options: type[BaseModel], many: Collection[str] = ()) -> str:
+    """The table of a class of options.
+
+    Args:
+        many: those that have one value per expert.
+    """
+    schema = options.model_json_schema()
     rows = []
     for name, field in schema.get("properties", {}).items():
         required = name in schema.get("required", ())

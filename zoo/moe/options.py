@@ -15,7 +15,7 @@ DRAWN = ("random", "uniform_random")
 class ExpertOptions(BaseModel):
     """What one says about an expert."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
     positive_prompts: tuple[str, ...] = ()
     """Texts that it is for."""
     negative_prompts: tuple[str, ...] = ()
@@ -29,7 +29,7 @@ class ExpertOptions(BaseModel):
 class UpcycleOptions(BaseModel):
     """Options of the transform `upcycle`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
     architecture: str | None = None
     """`mixtral`, `qwen2_moe` or `qwen3_moe`; the one that fits the base by default."""
     gate_mode: GateMode = "hidden"
@@ -50,7 +50,7 @@ Frequency = Annotated[FiniteFloat, Ge(0)]
 class MergeExpertsOptions(BaseModel):
     """Options of the transform `merge_experts`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
     experts: Annotated[int, Ge(1)] | None = None
     """Experts to leave in each layer."""
     groups: tuple[tuple[Annotated[int, Ge(0)], ...], ...] | None = None
