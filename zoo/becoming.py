@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from zoo.errors import StoreError
+from zoo.errors import InvalidRecipe, StoreError
 from zoo.locks import try_lock
+from zoo.names import check_entry_name
 from zoo.store import friendly
 
 
@@ -35,6 +36,20 @@ def check_target(target: Path) -> Path:
             path=str(target),
         )
     return target
+
+
+def check_result(name: str | None, out: Path | None) -> Path | None:
+    """The absolute path of `out`, where a result that is named, or written there, can be had.
+
+    Raises:
+        InvalidRecipe: it is neither named nor written anywhere.
+        InvalidName, StoreError
+    """
+    if name is None and out is None:
+        raise InvalidRecipe("Name the result, or say where to write it.")
+    if name is not None:
+        check_entry_name(name)
+    return None if out is None else check_target(out)
 
 
 @contextmanager

@@ -196,16 +196,7 @@ def _card(ready: Prepared, digest: str, licence: str | None, recipe: str, mergek
             *lineage_rows(told),
             *licence_lines(licences_of([*parents(inputs)])),
             "",
-            "## Verify",
-            "",
-            f"The weights digest of this model is `{digest}`.",
-            "It depends on the names, types, shapes and bytes of the tensors alone.",
-            "",
-            "- In the zoo that has it, `zoo verify NAME --replay` merges again and compares every",
-            "  tensor.",
-            "- Anywhere, `zoo register DIRECTORY --name check` reads this directory, and",
-            "  `zoo show check` prints its digest.",
-            "",
+            *verify_lines(digest, "merges"),
         ]
     )
 
@@ -242,6 +233,26 @@ def card_parents(inputs: Inputs, parameters: Mapping[str, Any]) -> list[CardPare
     if inputs.speaker:
         found.append(card_parent(inputs.speaker, "tokenizer"))
     return found
+
+
+def verify_lines(digest: str, makes: str) -> list[str]:
+    """How to check a model against its card.
+
+    Args:
+        makes: what a replay does again: `merges`.
+    """
+    return [
+        "## Verify",
+        "",
+        f"The weights digest of this model is `{digest}`.",
+        "It depends on the names, types, shapes and bytes of the tensors alone.",
+        "",
+        f"- In the zoo that has it, `zoo verify NAME --replay` {makes} again and compares every",
+        "  tensor.",
+        "- Anywhere, `zoo register DIRECTORY --name check` reads this directory, and",
+        "  `zoo show check` prints its digest.",
+        "",
+    ]
 
 
 def lineage_rows(told: Iterable[CardParent]) -> list[str]:

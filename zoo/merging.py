@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from zoo.becoming import becoming, check_target
+from zoo.becoming import becoming, check_result
 from zoo.beside import files_beside
 from zoo.card import licence_of
 from zoo.components import stems_of
@@ -25,7 +25,6 @@ from zoo.families.renamed import with_common_names
 from zoo.gathering import gather
 from zoo.inputs import Inputs, Made
 from zoo.known_digests import LookUp, known_digests
-from zoo.names import check_entry_name
 from zoo.opener import Opener
 from zoo.overlays import overlay_layouts
 from zoo.plan import Plan, artifact_digests, plan
@@ -273,12 +272,7 @@ def merge(
     Returns:
         The new version, or None when only a directory was written.
     """
-    if name is None and out is None:
-        raise InvalidRecipe("Name the result, or say where to write it.")
-    if name is not None:
-        check_entry_name(name)
-    if out is not None:
-        out = check_target(out)
+    out = check_result(name, out)
     listening = progress or NoProgress()
     started, clock = datetime.now(UTC), time.monotonic()
     keep = name is not None

@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 from zoo.checkpoint import TensorInfo
 from zoo.dtypes import DTYPES
 from zoo.errors import InvalidCheckpoint
+from zoo.headers import header_of
 from zoo.names import tensor_name_problem
 
 LONGEST_HEADER = 100_000_000
@@ -69,14 +70,7 @@ def read_header(path: Path) -> Header:
     Raises:
         InvalidCheckpoint: says what is wrong; `path` and `problem` are attributes.
     """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        _refuse(path, f"it cannot be opened ({error.strerror})")
-    try:
-        return read_header_from(fd, path)
-    finally:
-        os.close(fd)
+    return header_of(path, read_header_from, _refuse)
 
 
 def read_header_from(fd: int, path: Path) -> Header:

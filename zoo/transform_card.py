@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from zoo.card import lineage_rows
+from zoo.card import lineage_rows, verify_lines
 from zoo.card_front import card_parent, front_matter, library_of
 from zoo.card_text import as_yaml, code
 from zoo.digest import json_digest
@@ -68,16 +68,7 @@ def transform_card(
         "|---|---|---|---|",
         *lineage_rows(told),
         "",
-        "## Verify",
-        "",
-        f"The weights digest of this model is `{digest}`.",
-        "It depends on the names, types, shapes and bytes of the tensors alone.",
-        "",
-        "- In the zoo that has it, `zoo verify NAME --replay` makes it again and compares every",
-        "  tensor.",
-        "- Anywhere, `zoo register DIRECTORY --name check` reads this directory, and",
-        "  `zoo show check` prints its digest.",
-        "",
+        *verify_lines(digest, "makes it"),
     ]
     return f"---\n{as_yaml(front)}---\n{chr(10).join(lines)}".encode()
 

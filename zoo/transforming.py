@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from zoo.becoming import becoming, check_target
+from zoo.becoming import becoming, check_result
 from zoo.card import CARD
 from zoo.compatibility.terms import licences_of
 from zoo.digest import flat_key, flat_key_of_file, json_digest
@@ -24,7 +24,6 @@ from zoo.hashing import HashPool
 from zoo.ingest import Ingested, ingest
 from zoo.inputs import RECIPE_FILE, Input
 from zoo.licences import combined
-from zoo.names import check_entry_name
 from zoo.opener import Opener
 from zoo.progress import NoProgress, Progress
 from zoo.publish import publish
@@ -70,12 +69,7 @@ def transform(
         InvalidRecipe, IncompatibleModels, NotFound, StoreError
     """
     made_by = transform_named(registry, named)
-    if name is None and out is None:
-        raise InvalidRecipe("Name the result, or say where to write it.")
-    if name is not None:
-        check_entry_name(name)
-    if out is not None:
-        out = check_target(out)
+    out = check_result(name, out)
     listening = progress or NoProgress()
     started, clock = datetime.now(UTC), time.monotonic()
     with ExitStack() as stack:

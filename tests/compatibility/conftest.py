@@ -11,12 +11,7 @@ import pytest
 import zoo
 from zoo import Registry
 from zoo.compatibility import Problem, Report
-from zoo.plugins import Plugins, load_plugins
-
-
-@pytest.fixture(scope="session")
-def plugins() -> Plugins:
-    return load_plugins()
+from zoo.plugins import Plugins
 
 
 @pytest.fixture

@@ -13,12 +13,7 @@ from safetensors.torch import save_file
 
 import zoo
 from zoo import Registry
-from zoo.plugins import Plugins, load_plugins
-
-
-@pytest.fixture(scope="session")
-def plugins() -> Plugins:
-    return load_plugins()
+from zoo.plugins import Plugins
 
 
 @pytest.fixture

@@ -12,12 +12,7 @@ from small_models import State, family, write
 
 import zoo
 from zoo import Registry
-from zoo.plugins import Plugins, load_plugins
-
-
-@pytest.fixture(scope="session")
-def plugins() -> Plugins:
-    return load_plugins()
+from zoo.plugins import Plugins
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from small_models import State
 
 import zoo
 from zoo import Registry
-from zoo.plugins import Plugins, load_plugins
+from zoo.plugins import Plugins
 
 transformers = pytest.importorskip("transformers")
 
@@ -46,11 +46,6 @@ def config_of(family: str) -> Any:
         bos_token_id=0,
         eos_token_id=0,
     )
-
-
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return load_plugins()
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -10,7 +10,7 @@ import pytest
 
 import zoo
 from zoo import Registry
-from zoo.plugins import Plugins, load_plugins
+from zoo.plugins import Plugins
 
 with warnings.catch_warnings():
     # What libraries warn of while they are loaded is theirs to mend.
@@ -19,11 +19,6 @@ with warnings.catch_warnings():
 
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
-
-
-@pytest.fixture(scope="session")
-def plugins() -> Plugins:
-    return load_plugins()
 
 
 @pytest.fixture

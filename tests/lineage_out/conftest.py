@@ -12,12 +12,7 @@ from exported_zoo import HOSTILE, Write, small_zoo, writer
 
 import zoo
 from zoo import Registry, Version
-from zoo.plugins import Plugins, load_plugins
-
-
-@pytest.fixture(scope="session")
-def plugins() -> Plugins:
-    return load_plugins()
+from zoo.plugins import Plugins
 
 
 @pytest.fixture(scope="session")

@@ -10,14 +10,9 @@ from tiny_siblings import dense
 
 import zoo
 from zoo import Registry
-from zoo.plugins import Plugins, load_plugins
+from zoo.plugins import Plugins
 
 pytest.importorskip("transformers")
-
-
-@pytest.fixture(scope="session")
-def plugins() -> Plugins:
-    return load_plugins()
 
 
 @pytest.fixture

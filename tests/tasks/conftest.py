@@ -8,14 +8,9 @@ from pathlib import Path
 import pytest
 
 import zoo
-from zoo.plugins import Plugins, load_plugins
+from zoo.plugins import Plugins
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-
-
-@pytest.fixture(scope="session")
-def plugins() -> Plugins:
-    return load_plugins()
 
 
 @pytest.fixture

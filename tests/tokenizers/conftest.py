@@ -11,12 +11,7 @@ from tiny_vocabularies import Merged
 
 import zoo
 from zoo import Registry
-from zoo.plugins import Plugins, load_plugins
-
-
-@pytest.fixture(scope="session")
-def plugins() -> Plugins:
-    return load_plugins()
+from zoo.plugins import Plugins
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from typing import Literal
 from zoo.adapters.change import Change, Magnitude
 from zoo.adapters.ldm_names import ldm_name
 from zoo.adapters.peft_config import PeftConfig
-from zoo.adapters.peft_layout import kronecker
+from zoo.adapters.peft_layout import PRODUCT_SLOTS, kronecker
 from zoo.adapters.targets import by_flat_name
 from zoo.adapters.updates import Hadamard, LowRank, Update, Whole
 from zoo.checkpoint import Checkpoint, TensorInfo, tensor_of
@@ -44,19 +44,7 @@ _SLOTS = (
     "dora_scale",
     "diff",
     "diff_b",
-    "hada_w1_a",
-    "hada_w1_b",
-    "hada_w2_a",
-    "hada_w2_b",
-    "hada_t1",
-    "hada_t2",
-    "lokr_w1",
-    "lokr_w1_a",
-    "lokr_w1_b",
-    "lokr_w2",
-    "lokr_w2_a",
-    "lokr_w2_b",
-    "lokr_t2",
+    *PRODUCT_SLOTS,
 )
 SLOT = re.compile(rf"(?P<module>.+?)\.(?P<slot>{'|'.join(re.escape(s) for s in _SLOTS)})")
 _REFUSED = re.compile(r".+\.(on_input|a1\.weight|bias_indices|oft_blocks|oft_diag|w_norm|b_norm)")

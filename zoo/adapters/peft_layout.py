@@ -27,12 +27,7 @@ from zoo.checkpoint import TensorInfo
 from zoo.errors import InvalidCheckpoint
 
 PREFIX = "base_model.model."
-_SLOTS = (
-    "lora_A",
-    "lora_B",
-    "lora_embedding_A",
-    "lora_embedding_B",
-    "lora_magnitude_vector",
+PRODUCT_SLOTS = (
     "hada_w1_a",
     "hada_w1_b",
     "hada_w2_a",
@@ -46,6 +41,15 @@ _SLOTS = (
     "lokr_w2_a",
     "lokr_w2_b",
     "lokr_t2",
+)
+"""What LyCORIS and PEFT both call the factors of LoHa and LoKr."""
+_SLOTS = (
+    "lora_A",
+    "lora_B",
+    "lora_embedding_A",
+    "lora_embedding_B",
+    "lora_magnitude_vector",
+    *PRODUCT_SLOTS,
 )
 _SLOT = re.compile(rf"(.+)\.({'|'.join(_SLOTS)})(?:\.[\w-]+?)??(\.weight|\.bias)?")
 """Module, slot, perhaps the name the adapter had in memory, and what of it."""

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from zoo.errors import InvalidCheckpoint
+from zoo.headers import header_of
 from zoo.names import tensor_name_problem
 
 if TYPE_CHECKING:
@@ -151,14 +152,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
     Raises:
         InvalidCheckpoint: says what is wrong; `path` and `problem` are attributes.
     """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        _refuse(path, f"it cannot be opened ({error.strerror})")
-    try:
-        return read_gguf_header_from(fd, path)
-    finally:
-        os.close(fd)
+    return header_of(path, read_gguf_header_from, _refuse)
 
 
 def read_gguf_header_from(fd: int, path: Path) -> GgufHeader:

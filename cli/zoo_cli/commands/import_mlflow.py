@@ -38,9 +38,10 @@ def command(
 ) -> None:
     """Take the registered models of MLflow in.
 
-    Their aliases, tags, parameters and metrics come along. URI is MLflow's database, as a file or a URL, or the directory of its file store. It is only
-    read, and MLflow need not be installed. A version whose weights cannot be had is skipped, with
-    the reason. Run it again to bring what is new and to move aliases.
+    Their aliases, tags, parameters and metrics come along. URI is MLflow's database, as a file
+    or a URL, or the directory of its file store. It is only read, and MLflow need not be
+    installed. A version whose weights cannot be had is skipped, with the reason. Run it again
+    to bring what is new and to move aliases.
 
     \b
         zoo import-mlflow mlflow.db

@@ -16,7 +16,8 @@ from zoo_cli.session import Session, pass_session
 def command(session: Session, ref: str, as_json: bool) -> None:
     """Print the directory of a version.
 
-    It is ready for `from_pretrained`. Its files are links into the store: read them, and copy with `zoo export` to change them.
+    It is ready for `from_pretrained`. Its files are links into the store: read them, and copy
+    with `zoo export` to change them.
     """
     with session.open() as registry:
         path = str(registry.path(ref))
