@@ -216,7 +216,7 @@ def _checked(
     viewed, joint = shown(named, locked)
     models = presented(viewed, locked)
     looked = (
-        f"`{remote.origin}` was looked at by its headers: what stands for its digest is not it"
+        f"`{remote.origin}` was looked at by its headers: its digest here is a stand-in"
         for remote in (opener.remotes.values() if opener.headers_only else ())
     )
     work = plan(

@@ -111,6 +111,7 @@ def plan(
         largest_working_set=cost.largest,
         notes=tuple(told),
         apart=tuple(apart),
+        models={m.digest: m.label for m in reversed(models)},
     )
 
 

@@ -117,6 +117,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     apart: tuple[Task, ...] = ()
     """Tensors that only overlays get: heads that the base lacks."""
+    models: Mapping[str, str] = field(default_factory=dict)
+    """What the models are called, by the digests that the lock has."""
 
     @property
     def merged(self) -> tuple[Task, ...]:
@@ -141,6 +143,7 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         return {
             "recipe": dict(self.lock),
+            "models": dict(self.models),
             "tensors": len(self.tasks),
             "merged": len(self.merged),
             "carried": len(self.tasks) - len(self.merged),

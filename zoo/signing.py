@@ -128,7 +128,11 @@ def verify_signature(registry: Registry, ref: str, signature: Path, key: Path) -
     """
     library = _library()
     if not signature.is_file():
-        raise NotFound(f"There is no signature `{signature}`.", path=str(signature))
+        raise NotFound(
+            f"There is no signature `{signature}`.",
+            how="Make it: `zoo sign REF --key KEY.pem`.",
+            path=str(signature),
+        )
     verifier = _keyed(library.ec.Verifier, key, "public")
     signed, said = _signed(library, verifier, signature, key)
     version = None
@@ -274,7 +278,13 @@ def _keyed(make: Any, key: Path, which: str, *more: Any) -> Any:
         NotFound, InvalidKey
     """
     if not key.is_file():
-        raise NotFound(f"There is no key `{key}`.", path=str(key))
+        making = "openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
+        public = "openssl ec -in key.pem -pubout -out key.pub.pem"
+        raise NotFound(
+            f"There is no key `{key}`.",
+            how=f"Make a pair: `{making}` and `{public}`.",
+            path=str(key),
+        )
     try:
         return make(key, *more)
     except Exception as error:  # the library passes on whatever its own libraries raise

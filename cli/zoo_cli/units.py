@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 
 def size(nbytes: int) -> str:
@@ -23,6 +24,11 @@ def number(value: float) -> str:
 def short_digest(digest: str) -> str:
     """The first 12 hex digits: enough to tell versions apart, and to name one by."""
     return digest.partition(":")[2][:12]
+
+
+def with_short_commits(text: str) -> str:
+    """The text with commits of hubs cut to 12 digits: `hf://org/model@0123456789ab`."""
+    return re.sub(r"(hf://\S+?@[0-9a-f]{12})[0-9a-f]{28}\b", r"\1", text)
 
 
 def moment(iso: str) -> str:

@@ -53,7 +53,9 @@ def with_fewer_experts(one: Input, options: MergeExpertsOptions) -> Transformed:
     chosen = options.experts_per_token or min(per_token, count or per_token)
     notes: dict[str, Any] = {"groups": found}  # filled as the tensors are made
     if chosen != per_token:
-        notes["notes"] = [f"each token now goes through {chosen} experts, not {per_token}"]
+        notes["notes"] = [
+            f"each token now goes through {chosen} expert{'s' * (chosen > 1)}, not {per_token}"
+        ]
     made = config_for(config, count or blocks[0].experts, chosen)
     return Transformed(
         merged(source, merges, count, f"{one.model.label} with {left} experts"),

@@ -48,8 +48,8 @@ def command(
     With --format gguf, DIRECTORY gets one file, REF.gguf, with the tokenizer in it.
 
     \b
-      zoo export qwen-merged ./out
-      zoo export qwen-merged ./gguf --format gguf --dtype q8_0
+        zoo export qwen-merged ./out
+        zoo export qwen-merged ./gguf --format gguf --dtype q8_0
     """
     if base is not None and task is None:
         raise click.UsageError("--base goes with --task.")

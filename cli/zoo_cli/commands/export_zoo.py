@@ -15,7 +15,7 @@ from zoo_cli.units import size
 @click.command("export-zoo")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @references_argument
-@click.option("--where", metavar="QUERY", help="Pack what this selects, and its ancestors.")
+@click.option("--where", metavar="EXPRESSION", help="Pack what this selects, and its ancestors.")
 @json_option
 @pass_session
 def command(

@@ -43,6 +43,10 @@ def command(
     already stay as they are, so a bundle may be taken in again, or brought back to the zoo it
     came from. Removed versions come as the tombstones they are; lineage, metrics, aliases and
     the other zoo's audit log come along.
+
+    \b
+        zoo import-zoo all.zoo --dry-run
+        zoo import-zoo theirs.zoo --on-conflict rename
     """
     with session.open(create=True) as registry:
         report = registry.import_zoo(

@@ -41,6 +41,11 @@ def command(
     `openlineage` gives events, one a line; `cyclonedx` a machine-learning bill of materials,
     version 1.6; `spdx` the AI and build profiles, version 3.0.1. The last two hash the files of
     every model in it.
+
+    \b
+        zoo lineage qwen-mathcode
+        zoo lineage qwen --descendants
+        zoo lineage qwen-mathcode --format cyclonedx > qwen-mathcode.cdx.json
     """
     with session.open() as registry:
         if form in EXPORTED and not as_json:

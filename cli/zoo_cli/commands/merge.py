@@ -20,7 +20,7 @@ from zoo_cli.arguments import (
 )
 from zoo_cli.output import json_option, show_fields, show_json, title
 from zoo_cli.session import Session, pass_session
-from zoo_cli.units import short_digest, size
+from zoo_cli.units import short_digest, size, with_short_commits
 from zoo_cli.versions import show_version
 
 if TYPE_CHECKING:
@@ -133,8 +133,8 @@ def _show_plan(
     recipe = plan["recipe"]
 
     def named(digest: str) -> str:
-        if digest in stages:
-            return stages[digest]
+        if name := stages.get(digest) or plan["models"].get(digest):
+            return with_short_commits(name)
         try:
             version = registry.catalog.by_digest(digest)
         except NotFound:  # models given by path need no registry
@@ -156,7 +156,7 @@ def _show_plan(
             ("writes", size(plan["bytes_written"])),
             ("peak memory", size(plan["peak_memory"])),
             ("time", f"about {plan['seconds']:.0f} s"),
-            ("notes", "\n".join(plan["notes"])),
+            ("notes", with_short_commits("\n".join(plan["notes"]))),
         ]
     )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from zoo.errors import NotFound
 from zoo_cli.arguments import about_options, complete_reference, tag_option, threads_option
 from zoo_cli.output import json_option, say, show_json
 from zoo_cli.session import Session, pass_session
@@ -15,7 +16,9 @@ from zoo_cli.versions import show_version
 @click.command("pull")
 @click.argument("source", shell_complete=complete_reference)
 @click.option(
-    "--name", help="Entry to add a version to.  [default: as the model, or the version, is called]"
+    "--name",
+    metavar="NAME",
+    help="Entry to add a version to.  [default: as the model, or the version, is called]",
 )
 @click.option(
     "--kind",
@@ -54,7 +57,16 @@ def command(
         zoo pull qwen
     """
     with session.open(create=True) as registry:
-        pulled = registry.pull(source, tags=dict(tags), progress=session.progress, **about)
+        try:
+            pulled = registry.pull(source, tags=dict(tags), progress=session.progress, **about)
+        except NotFound as e:
+            if "://" in source or "name" not in e.facts:
+                raise
+            raise NotFound(
+                e.what,
+                "Without `hf://` it is a version that was pulled before.",
+                f"`zoo pull hf://{source}`, if a hub has it. {e.how}".rstrip(),
+            ) from None
     if as_json:
         show_json({**pulled.version.as_dict(), "fresh": pulled.fresh})
         return

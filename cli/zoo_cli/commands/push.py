@@ -31,6 +31,8 @@ def command(
     \b
         zoo push qwen-mathcode me/qwen-mathcode --create --private
     """
+    if repo.count("/") != 1:
+        raise click.BadParameter(f"`{repo}` is not of the form ORG/NAME.")
     if private and not create:
         raise click.UsageError("--private goes with --create.")
     with session.open(create=False) as registry:

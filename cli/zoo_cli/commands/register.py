@@ -40,9 +40,9 @@ from zoo_cli.versions import show_version
 @metric_option
 @click.option(
     "--link-mode",
-    type=click.Choice(["clone", "copy", "hardlink", "symlink"]),
-    help="How bytes get into the store: clone (falls back to copy) from a path, hardlink from the "
-    "hub's cache.",
+    type=click.Choice(["clone", "copy", "hardlink", "symlink", "share"]),
+    help="How bytes get into the store.  [default: clone, which copies where blocks cannot be "
+    "shared; share from the hub's cache: hardlink where that can be, else clone]",
 )
 @threads_option
 @json_option
@@ -59,9 +59,15 @@ def command(
 ) -> None:
     """Take a checkpoint into the registry as a new version.
 
-    SOURCE is a file or a directory: safetensors, sharded or not, a Hugging Face directory, or
-    a torch file that holds tensors only; or `hf://org/model@revision`, a model on a hub, whose
-    headers are looked at before anything is downloaded. The source stays as it is.
+    SOURCE is a file or a directory: safetensors, a Hugging Face directory, a pipeline of
+    diffusers, an adapter, a GGUF file, or a torch file that holds tensors only; or
+    `hf://org/model@revision`, a model on a hub, whose headers are looked at before anything is
+    downloaded. The source stays as it is.
+
+    \b
+        zoo register ./qwen-math --name qwen-math --base qwen --metric accuracy=0.61
+        zoo register hf://Qwen/Qwen2.5-0.5B --name qwen --kind base
+        zoo register ./math-lora --name math-lora --base qwen
     """
     with session.open(create=True) as registry:
         version = registry.register(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from zoo.errors import VerificationFailed
@@ -49,6 +51,11 @@ def command(
     differs.
 
     With --signature and --key, compare the files and the lineage with what `zoo sign` signed.
+
+    \b
+        zoo verify both
+        zoo verify both --replay
+        zoo verify both --signature both@1.sig --key key.pub.pem
     """
     again = replay or sample is not None
     if (signature is None) != (key is None) or (signature and again):
@@ -100,7 +107,7 @@ def _compare_with_signature(
             "changed": verdict.changed,
             "missing": verdict.missing,
             "not signed": verdict.extra,
-            "signed of another making": verdict.lineage,
+            "signed with another lineage": verdict.lineage,
         }
         told = "; ".join(
             f"{what}: " + ", ".join(f"`{name}`" for name in names[:10])
@@ -110,7 +117,9 @@ def _compare_with_signature(
         raise VerificationFailed(
             f"`{ref}` is not what was signed in `{signature}`.",
             f"{told[:1].upper()}{told[1:]}.",
-            "`zoo fsck` tells whether the store is damaged.",
+            "Get the directory again from whoever signed it."
+            if Path(ref).is_dir()
+            else "`zoo fsck` tells whether the store is damaged.",
             changed=list(verdict.changed),
             missing=list(verdict.missing),
             extra=list(verdict.extra),
