@@ -1,5 +1,5 @@
 """Adapters for diffusion models: one safetensors file, as kohya's scripts, LyCORIS or diffusers'
-`save_lora_weights` write it.
+`save_lora_weights` write it; alone, or in a directory with a card.
 
 Such a file looks like any other safetensors file; its tensors' names tell it apart, so this format
 is asked before that of whole models (plugins load by name).
@@ -15,6 +15,7 @@ from zoo.hookspecs import hookimpl
 
 _METADATA = "lora_adapter_metadata"
 _FIELDS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora")
+_OF_MODELS = ("config.json", "adapter_config.json", "model_index.json")
 _FIRST = 1 << 16
 """Bytes at the start of a file in which a header that is worth reading has named a tensor."""
 
@@ -25,6 +26,11 @@ class KohyaFormat(Format):
     name = "kohya"
 
     def matches(self, path: Path) -> bool:
+        if path.is_dir():
+            # As a hub has it: the file with a card beside it. A model has a configuration.
+            alone = sorted(path.glob("*.safetensors"))
+            known = any((path / name).exists() for name in _OF_MODELS)
+            return len(alone) == 1 and not known and self.matches(alone[0])
         if not path.is_file() or path.suffix not in (".safetensors", ""):
             return False
         with path.open("rb") as file:
@@ -48,10 +54,10 @@ class KohyaFormat(Format):
 
         found = open_path(path)
         metadata = next(iter(found.headers.values())).metadata
-        notes: dict[str, object] = {"layout": "kohya"}
+        layout: dict[str, object] = {"layout": "kohya"}
         if configs := _configs(metadata.get(_METADATA, "")):
-            notes["configs"] = configs
-        found.opened = replace(found.opened, notes={NOTE: notes})
+            layout["configs"] = configs
+        found.opened = replace(found.opened, notes={**found.opened.notes, NOTE: layout})
         return found
 
 

@@ -101,6 +101,28 @@ def test_a_lora_of_kohyas_is_what_diffusers_fuses(tmp_path: Path) -> None:
     assert largest(ours, dict(unet().state_dict())) > 0.01
 
 
+def test_a_directory_with_one_such_file_and_a_card_is_an_adapter(tmp_path: Path) -> None:
+    unet().save_pretrained(tmp_path / "base")
+    (tmp_path / "pulled").mkdir()
+    (tmp_path / "pulled" / "README.md").write_text("---\nlicense: mit\n---\n# LoRA\n")
+    save_file(kohya_lora(unet()), tmp_path / "pulled" / "pytorch_lora_weights.safetensors")
+    save_file(kohya_lora(unet()), tmp_path / "alone.safetensors")
+    with zoo.open(tmp_path / "r.db") as registry:
+        registry.register(tmp_path / "base", name="base", kind="base")
+        registry.register(tmp_path / "alone.safetensors", name="alone", base="base")
+
+        version = registry.register(tmp_path / "pulled", name="pulled", base="base")
+
+        assert ("adapter", "base@1", "mit") == (version.kind, version.base, version.license)
+
+        first = registry.merge(method="linear", experts=["alone"], name="first")
+        second = registry.merge(method="linear", experts=["pulled"], name="second")
+
+        assert first is not None
+        assert second is not None
+        assert first.digest == second.digest
+
+
 def test_a_file_of_diffusers_own_has_its_alphas_in_the_metadata(tmp_path: Path) -> None:
     unet().save_pretrained(tmp_path / "base")
     lora = kohya_lora(unet(), rank=3, alpha=7.5)
