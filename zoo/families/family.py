@@ -110,6 +110,8 @@ class Family:
             if self._is_open(name):
                 continue
             for target in own:
+                if target in have:
+                    continue  # as all parts of one fused tensor
                 found = matching(target, self.templates)
                 if found is None or found[0].absent or not fits(found[1], found[0]):
                     (ignored if self.renames.ignores(name) else unexpected).append(name)

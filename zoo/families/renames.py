@@ -134,6 +134,7 @@ class Renames:
         fused: dict[str, list[tuple[int, tuple[int, ...], str]]] = defaultdict(list)
         how: dict[str, Rule] = {}
         split: dict[str, Parts] = {}
+        placed_as: dict[str, str] = {}
         for name in names:
             if self.rules:
                 target, converter, branch = renaming.of(name)
@@ -154,9 +155,10 @@ class Renames:
                 contiguous, equal = _split_in_order(converter)
                 split[name] = Parts(placed, contiguous, equal)
                 continue
-            target = self._placed(target, templates)
-            fused[target].append((branch, opened(name)[1], name))
-            how[target] = converter
+            if target not in placed_as:
+                placed_as[target] = self._placed(target, templates)
+                how[placed_as[target]] = converter
+            fused[placed_as[target]].append((branch, opened(name)[1], name))
         wholes = {t: _ordered(how[t], parts) for t, parts in fused.items()}
         return Called(plain, wholes, split)
 
