@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -130,7 +131,8 @@ class HeadersOnly(Checkpoint):
 
     def __init__(self, inner: Checkpoint, origin: str) -> None:
         self.tensors = inner.tensors
-        self.opened = inner.opened
+        # The outline's folder is gone soon; messages name where the model is.
+        self.opened = replace(inner.opened, origin=origin)
         self._origin = origin
 
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:

@@ -286,3 +286,19 @@ def test_the_weights_that_came_are_the_weights_that_are_there(
     data = Path(version.path, "model.safetensors").read_bytes()
     assert load(model(0)["model.safetensors"]).keys() == load(data).keys()
     assert model(0)["model.safetensors"] == data
+
+
+def test_an_adapter_without_its_base_is_told_by_its_name_on_the_hub(
+    hub: HubServer, registry: Registry
+) -> None:
+    config = {"peft_type": "LORA", "r": 2, "base_model_name_or_path": "org/base"}
+    name = "base_model.model.model.layers.0.mlp.up_proj"
+    factors = {f"{name}.lora_A.weight": torch.ones(2, 8), f"{name}.lora_B.weight": torch.ones(8, 2)}
+    files = {"adapter_model.safetensors": save(factors)}
+    hub.add("org/lora", {**files, "adapter_config.json": json.dumps(config).encode()})
+    with pytest.raises(NotFound) as refused:
+        registry.register("hf://org/lora", name="lora")
+
+    assert "hf://org/lora@" in refused.value.what
+    assert "zoo-outline-" not in str(refused.value)
+    assert 0 == hub.served["adapter_model.safetensors"] - header_bytes(save(factors))
