@@ -13,6 +13,7 @@ from hub_server import TOKEN, File, HubServer
 from safetensors.torch import save
 from zoo_cli.main import cli
 
+import zoo
 from zoo.errors import InvalidCheckpoint, InvalidName, NotFound, StoreError
 from zoo.registry import Registry
 
@@ -35,13 +36,19 @@ def files_of(hub: HubServer, repo: str, branch: str = "main") -> dict[str, File]
     return hub.repos[repo].commits[hub.repos[repo].branches[branch]]
 
 
-def register(registry: Registry, folder: Path, files: dict[str, bytes]) -> None:
+FACTORS = {"A": (2, 8), "B": (8, 2)}.items()
+"""Of rank 2, for a tensor of the tiny model."""
+
+
+def register(
+    registry: Registry, folder: Path, files: dict[str, bytes], name: str = "own", **about: str
+) -> None:
     folder.mkdir(exist_ok=True)
     for old in folder.iterdir():
         old.unlink()
     for path, data in files.items():
         (folder / path).write_bytes(data)
-    registry.register(folder, name="own")
+    registry.register(folder, name=name, **about)  # type: ignore[arg-type]
 
 
 def test_what_is_pulled_pushed_and_pulled_keeps_its_digest(
@@ -234,6 +241,51 @@ def test_paths_of_this_machine_stay_here(
         pushed["README.md"].data.decode()
     )
     assert b"- model: math\n" in pushed["mergekit_config.yml"].data
+
+
+def test_where_an_adapters_base_lay_stays_here(
+    hub: HubServer, registry: Registry, tmp_path: Path
+) -> None:
+    here = tmp_path / "models" / "base"
+    here.mkdir(parents=True)
+    name = "model.layers.0.mlp.up_proj"
+    factors = {f"base_model.model.{name}.lora_{x}.weight": torch.ones(s) for x, s in FACTORS}
+    settings = {"peft_type": "LORA", "r": 2, "base_model_name_or_path": str(here)}
+    front = f"---\ntags: ['base_model:adapter:{here}', lora]\n---\nSee https://a.b/c/d.\n"
+    register(registry, tmp_path / "base", model(0), name="base", kind="base")
+    files = {
+        "adapter_model.safetensors": save(factors),
+        "adapter_config.json": json.dumps(settings).encode(),
+        "README.md": front.encode(),
+    }
+    register(registry, tmp_path / "own", files, base="base")
+    registry.push("own", "me/own", create=True)
+    pushed = files_of(hub, "me/own")
+
+    assert not [p for p, f in pushed.items() if str(tmp_path).encode() in f.data]
+    assert "" == json.loads(pushed["adapter_config.json"].data)["base_model_name_or_path"]
+    assert b"See https://a.b/c/d." in pushed["README.md"].data
+
+
+def test_a_pushed_adapter_knows_its_base_by_the_digest_when_pulled(
+    hub: HubServer, registry: Registry, tmp_path: Path
+) -> None:
+    name = "base_model.model.model.layers.0.mlp.up_proj"
+    factors = {f"{name}.lora_{x}.weight": torch.ones(s) for x, s in FACTORS}
+    register(registry, tmp_path / "base", model(0), name="base", kind="base")
+    files = {
+        "adapter_model.safetensors": save(factors),
+        "adapter_config.json": json.dumps({"peft_type": "LORA", "r": 2}).encode(),
+    }
+    register(registry, tmp_path / "own", files, base="base")
+    registry.push("base", "me/origin", create=True)
+    registry.push("own", "me/own", create=True)
+    with zoo.open(tmp_path / "other.db") as other:
+        other.pull("hf://me/origin")
+        found = other.pull("hf://me/own").version
+
+    assert ("adapter", "origin@1") == (found.kind, found.base)
+    assert registry.get("own").digest == found.digest
 
 
 def test_tokens_are_not_published(hub: HubServer, registry: Registry, tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ _TEXTS = (".md", ".json", ".yml", ".yaml", ".txt", ".py", ".jinja", ".toml", ".c
 _TOLD = (".md", ".yml", ".yaml")
 """Endings of texts that zoo or mergekit write models' names into."""
 _TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}\b")
-_NAME_OR_PATH = re.compile(rb'("_?name_or_path"\s*:\s*)"(?:/|~|[A-Za-z]:\\\\)[^"]*"')
-"""transformers writes down which directory a configuration was loaded from."""
-_PATH = re.compile(r"(?<![\w./:~-])[~/][^\s\"'`)\]|,]*/[^\s\"'`)\]|,]+")
+_NAME_OR_PATH = re.compile(rb'("(?:base_model)?_?name_or_path"\s*:\s*)"(?:/|~|[A-Za-z]:\\\\)[^"]*"')
+"""transformers writes down where a configuration was loaded from, peft where the base was."""
+_PATH = re.compile(r"(?<![\w./~-])(?!//)[~/][^\s\"'`)\]|,]*/[^\s\"'`)\]|,]+")
 
 
 def publishable(path: str, content: Path | bytes) -> Path | bytes:

@@ -30,6 +30,7 @@ _TELLING = (
     *("mergekit_config.yml", "mergekit_config.yaml", "zoo_recipe.json"),
 )
 """Files that say what a model was made from."""
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -131,10 +132,16 @@ def _kind(declared: Declared) -> str:
 
 
 def _base(registry: Registry, declared: Declared) -> str | None:
-    """The version of the one base that it says it has, if that was pulled."""
+    """The version of the one base that it says it has, if that was pulled, or has the digest that
+    a pushed version's card gives of it."""
     bases = [p for p in declared.parents if p.role == "base"] or list(declared.parents)
     if len(bases) != 1:
         return None
+    told = bases[0].weights or ""
+    if _DIGEST.fullmatch(told):  # a card is text that anybody wrote
+        same = registry.select(f"digest = '{told}' and kind <> 'artifact'", "created_at")
+        if same:
+            return same[-1].ref
     named = hub_model(bases[0].source or f"{SCHEME}{bases[0].model}")
     if named is None:
         return None
