@@ -6,12 +6,15 @@ import doctest
 import os
 import pty
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, _NamedTextIOWrapper
 from docs_pages import DOCS, ROOT, Page, all_pages, commands
 
 TRANSCRIPTS = [
@@ -21,6 +24,21 @@ TRANSCRIPTS = [
 ]
 """Pages whose `console` blocks are run from first to last in an empty directory that holds
 `examples`, and their output compared; `...` stands for anything."""
+
+WITH_TINY_MODELS = [
+    Page(DOCS / "how-to" / f"{name}.md")
+    for name in (
+        "build-a-mixture-of-experts",
+        "check-models",
+        "merge-adapters",
+        "merge-vocabularies",
+        "use-other-formats",
+    )
+]
+"""The same of these, in a directory that `examples/tiny/make_models.py` has written. Blocks of YAML
+that begin with `# NAME.yaml` are files."""
+
+MAKING_MODELS = "python examples/tiny/make_models.py ."
 
 WRITTEN = [p for p in all_pages() if "reference" not in p.path.parts]
 """Pages by hand; the generated ones show signatures as Python."""
@@ -75,6 +93,42 @@ def test_transcripts_repeat(page: Page, tmp_path: Path) -> None:
             )
 
 
+@pytest.fixture(scope="module")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("peft", reason="adapters are made with peft")
+    pytest.importorskip("diffusers", reason="pipelines are made with diffusers")
+    place = tmp_path_factory.mktemp("models")
+    code, shown = typed(f"{sys.executable} {ROOT}/examples/tiny/make_models.py .", place)
+
+    assert code == 0, shown
+    return place
+
+
+@pytest.mark.parametrize("page", WITH_TINY_MODELS, ids=str)
+def test_transcripts_with_tiny_models_repeat(
+    page: Page, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setattr(_NamedTextIOWrapper, "isatty", lambda self: self.name == "<stdout>")
+    shutil.copytree(tiny_models, tmp_path, dirs_exist_ok=True)
+    for block in page.blocks("yaml"):
+        if named := re.match(r"# (\S+\.yaml)\n", block.text):
+            (tmp_path / named[1]).write_text(block.text, encoding="utf-8")
+    for block in page.blocks("console"):
+        for command, expected in commands(block):
+            if command == MAKING_MODELS:
+                continue
+            code, shown = in_process(command)
+            fails = re.search("^(error:|no  )", expected, re.MULTILINE) is not None
+            same = doctest.OutputChecker().check_output(expected, shown, doctest.ELLIPSIS)
+
+            assert (code != 0) == fails, f"{page}:{block.line}: {command}\n{shown}"
+            assert not expected or same, (
+                f"{page}:{block.line}: {command}\nin the page:\n{expected}\nnow:\n{shown}"
+            )
+
+
 @pytest.mark.parametrize("page", all_pages(), ids=str)
 def test_every_merge_shown_selects_experts_and_never_its_own_result(page: Page) -> None:
     for found in re.finditer(r'zoo merge [^\n]*--where "([^"\n]*)"', page.text):
@@ -94,6 +148,15 @@ def test_the_tutorial_shows_what_the_demo_says(tmp_path: Path) -> None:
 def plain(line: str) -> str:
     """A line without figures, stars and rules: these differ in the last digit between machines."""
     return " ".join(re.sub(r"\d+\.\d+|[*─]+", "", line).split())
+
+
+def in_process(command: str) -> tuple[int, str]:
+    """What `typed` gives of a command of zoo, without the seconds that it takes to load torch."""
+    from zoo_cli.main import cli
+
+    result = CliRunner().invoke(cli, shlex.split(command)[1:], prog_name="zoo")
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", result.stdout).splitlines()
+    return result.exit_code, "".join(line.rstrip() + "\n" for line in lines) + result.stderr
 
 
 def typed(command: str, directory: Path) -> tuple[int, str]:

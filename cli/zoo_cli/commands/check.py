@@ -89,7 +89,7 @@ def _show(report: Report) -> None:
     if report.license or report.obligations:
         duties = "; ".join(report.obligations)
         say(
-            f"    licence of the result: {report.license or 'no single one'}"
+            f"    licence of the result: {report.license or 'none'}"
             + (f" ({duties})" if duties else "")
         )
 
