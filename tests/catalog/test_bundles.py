@@ -241,7 +241,7 @@ def test_entries_that_only_share_a_name_wait_for_a_word(ours, opened, model, tmp
     theirs.register(model("their-math", 4.0), name="math")
     ours.export_zoo(tmp_path / "all.zoo")
 
-    with pytest.raises(RegistryError, match=r"1 entries .* `math`.*--on-conflict rename"):
+    with pytest.raises(RegistryError, match=r"1 of .* `math`.*--on-conflict rename"):
         theirs.import_zoo(tmp_path / "all.zoo")
     assert ["math@1"] == [v.ref for v in theirs.select()]
 

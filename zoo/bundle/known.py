@@ -45,7 +45,8 @@ class Names:
             listed = ", ".join(f"`{n}`" for n in torn[:8])
             more = f" and {len(torn) - 8} more" if len(torn) > 8 else ""
             raise RegistryError(
-                f"{len(torn)} entries of the bundle have names that other entries have here: "
+                f"{len(torn)} of the bundle's entries cannot keep "
+                f"{'its name' if len(torn) == 1 else 'their names'}, which others have here: "
                 f"{listed}{more}.",
                 "Their versions have nothing in common, so they are other lines of work.",
                 f"`--on-conflict rename` calls them `{torn[0]}-{bundle.zoo[:8]}`; `--on-conflict "

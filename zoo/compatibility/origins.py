@@ -61,7 +61,7 @@ def _far(origin: Input, experts: Sequence[Input]) -> list[Problem]:
             found[expert.model.label] = cosine
     if not found:
         return []
-    nearest = max(found.values())
+    nearest = max(0.0, *found.values())
     return [
         Problem(
             "origin",

@@ -48,7 +48,7 @@ def command(
         zoo import-zoo all.zoo --dry-run
         zoo import-zoo theirs.zoo --on-conflict rename
     """
-    with session.open(create=True) as registry:
+    with session.open(create=not dry_run) as registry:
         report = registry.import_zoo(
             file, conflict=conflict, dry_run=dry_run, threads=threads, progress=session.progress
         )
