@@ -2,6 +2,7 @@
 
     python benchmarks/make_families.py [model_type ...]
 
+Some classes need timm and scipy beside transformers; without them they are listed as failed.
 Every class that the auto classes of transformers name is built on the meta device, where tensors
 have names and shapes and no memory. Which numbers in names count what is found by changing one
 value of the configuration at a time, and so is what depends on a switch. Nothing of transformers'
