@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, true, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -26,7 +26,7 @@ from zoo.database import Database
 from zoo.declared_lineage import with_declared
 from zoo.errors import InvalidSelection, NotFound, RegistryError
 from zoo.lineage import Lineage, reach
-from zoo.overlays import FOLDER
+from zoo.needed import needed_by
 from zoo.records import (
     FileRecord,
     MetricValue,
@@ -405,23 +405,13 @@ class Catalog:
     def live_objects(self) -> set[str]:
         """Keys of all objects that live versions need; the others may be collected.
 
-        The overlays of a version need its base too, be that removed or not: a task's model has
-        the base's values where its mask is 0.
+        Some versions need the bytes of others, be those removed or not; see `zoo.needed`.
         """
-        f, v, i = t.files.c, t.versions.c, t.run_inputs.c
+        f, v = t.files.c, t.versions.c
         query = select(f.object).join(t.versions).where(v.removed_at.is_(None))
-        with_overlays = (
-            select(v.run_id)
-            .join(t.files, f.version_id == v.id)
-            .where(v.removed_at.is_(None), f.path.startswith(FOLDER))
-        )
-        bases = select(f.object).where(
-            f.version_id.in_(
-                select(i.version_id).where(i.role == "base", i.run_id.in_(with_overlays))
-            )
-        )
+        others = select(f.object).where(f.version_id.in_(needed_by(true())))
         with self._database.read() as connection:
-            return set(connection.scalars(query.union(bases)))
+            return set(connection.scalars(query.union(others)))
 
     def versions_with_object(self, key: str) -> list[Version]:
         """The live versions that an object is part of."""

@@ -181,14 +181,16 @@ def index(shards: Mapping[str, Sequence[TensorInfo]]) -> bytes:
     return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
-def parse_strict_json(data: bytes, path: Path) -> Any:
+def parse_strict_json(data: bytes, path: Path, kind: str = "JSON file") -> Any:
     """JSON from a file nobody vouches for: no duplicate keys, no NaN, no absurd numbers.
 
+    Args:
+        kind: what the file is meant to be; for messages.
     Raises:
         InvalidCheckpoint: also for more values, or deeper nesting, than any model has.
     """
     if data.count(b",") > MOST_VALUES:
-        _refuse(path, f"its JSON has over {MOST_VALUES:,} values")
+        _refuse(path, f"its JSON has over {MOST_VALUES:,} values", kind)
     try:
         return json.loads(
             data.decode(),
@@ -197,11 +199,11 @@ def parse_strict_json(data: bytes, path: Path) -> Any:
             parse_constant=_no_constant,
         )
     except RecursionError:
-        _refuse(path, "its JSON is nested absurdly deep")
+        _refuse(path, "its JSON is nested absurdly deep", kind)
     except UnicodeDecodeError as error:
-        _refuse(path, f"its JSON is not UTF-8 (byte {error.start})")
+        _refuse(path, f"its JSON is not UTF-8 (byte {error.start})", kind)
     except ValueError as error:
-        _refuse(path, f"its JSON is not valid: {error}")
+        _refuse(path, f"its JSON is not valid: {error}", kind)
 
 
 def _place(tensor: TensorInfo) -> tuple[int, int, str]:
@@ -219,7 +221,7 @@ def _check_count(raw: bytes, path: Path) -> None:
 def _parse_json(data: bytes, path: Path) -> dict[str, Any]:
     if not data.startswith(b"{"):
         _refuse(path, "its header does not begin with `{`")
-    content: dict[str, Any] = parse_strict_json(data, path)
+    content: dict[str, Any] = parse_strict_json(data, path, "safetensors file")
     return content
 
 
@@ -290,9 +292,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _refuse(path: Path, problem: str) -> NoReturn:
+def _refuse(path: Path, problem: str, kind: str = "safetensors file") -> NoReturn:
     raise InvalidCheckpoint(
-        f"`{path}` is no valid safetensors file:",
+        f"`{path}` is no valid {kind}:",
         f"{problem}.",
         "Download or save it again.",
         path=path,

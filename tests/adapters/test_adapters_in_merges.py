@@ -283,9 +283,31 @@ def test_an_adapter_of_an_adapter_is_both(registry: Registry, tmp_path: Path) ->
     assert registry.verify("m", replay=True).ok
 
 
-def test_an_adapter_whose_base_is_gone_says_so(registry: Registry) -> None:
+def test_a_removed_base_keeps_its_bytes_while_an_adapter_of_it_lives(
+    registry: Registry, tmp_path: Path
+) -> None:
+    registry.register(tmp_path / "two", name="both", base="one")
     registry.remove("base")
+    registry.remove("one")
+    registry.remove("two")
     registry.gc(partial_age_days=0)
+    registry.export_zoo(tmp_path / "all.zoo")
+
+    registry.merge(method="linear", experts=["both"], name="m")
+    assert registry.verify("m", replay=True).ok
+    with zoo.open(tmp_path / "other.db") as other:
+        other.import_zoo(tmp_path / "all.zoo")
+        other.merge(method="linear", experts=["both"], name="m")
+        assert registry.get("m").digest == other.get("m").digest
+    registry.remove("both")
+    registry.remove("m")
+    registry.gc(partial_age_days=0)
+    assert [] == list(registry.store.objects())
+
+
+def test_an_adapter_whose_base_is_lost_says_so(registry: Registry) -> None:
+    for file in registry.catalog.files(registry.get("base").id):
+        registry.store.path(file.object).unlink()
 
     with pytest.raises(NotFound, match="bytes of `base@1`"):
         registry.merge(method="linear", experts=["one"], name="m")

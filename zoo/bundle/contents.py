@@ -15,7 +15,7 @@ from zoo.additions import tensor_rows
 from zoo.group_metrics import listed as group_metrics
 from zoo.lineage import reach
 from zoo.many import among
-from zoo.overlays import FOLDER
+from zoo.needed import needed_by
 
 Line = dict[str, Any]
 """One line of `catalog.jsonl`; `is` says what it tells of."""
@@ -161,17 +161,11 @@ class _Packer:
                 yield {"is": "event", **row}
 
     def objects(self) -> dict[str, int]:
-        f, v, i = t.files.c, t.versions.c, t.run_inputs.c
+        f, v = t.files.c, t.versions.c
         mine = among(self._connection, v.id, self._ids)
         query = select(f.object, f.bytes).join(t.versions).where(mine, v.removed_at.is_(None))
-        # As `Catalog.live_objects`: a task's model has values of the base, removed or not.
-        runs = (
-            select(v.run_id)
-            .join(t.files, f.version_id == v.id)
-            .where(mine, v.removed_at.is_(None), f.path.startswith(FOLDER))
-        )
-        bases = select(i.version_id).where(i.role == "base", i.run_id.in_(runs))
-        needed = query.union(select(f.object, f.bytes).where(f.version_id.in_(bases)))
+        others = select(f.object, f.bytes).where(f.version_id.in_(needed_by(mine)))
+        needed = query.union(others)
         return dict(sorted((key, size) for key, size in self._connection.execute(needed)))
 
     def _grouped(self, table: Any, columns: Sequence[str], *order: str) -> Mapping[int, list[Line]]:

@@ -66,6 +66,9 @@ if TYPE_CHECKING:
 @threads_option
 @click.option("--device", metavar="NAME", default="cpu", show_default=True, help="`cpu` or `cuda`.")
 @about_options
+@click.option(
+    "--license", metavar="ID", help="Licence of the result.  [default: worked out of the parents']"
+)
 @tag_option
 @json_option
 @pass_session
