@@ -251,6 +251,23 @@ def test_zoo_register_transforms_offers_a_model_of_another_form(tmp_path, state)
         assert model.digest == registry.get("m").digest
 
 
+@pytest.mark.parametrize("sample", [None, 1])
+def test_a_replay_finds_tensors_that_a_transform_makes_otherwise(tmp_path, state, sample):
+    directory = tmp_path / "plugins"
+    directory.mkdir()
+    shutil.copy(Path(__file__).parent / "example_transform.py", directory)
+    with zoo.open(tmp_path / "r.db", plugins_dirs=[directory]) as registry:
+        registry.register(state("one", 1), name="m")
+        registry.transform("scale", [("model", "m")], name="scaled")
+        scale = registry.plugins.transforms["scale"]
+        apply = scale.apply
+        scale.apply = lambda parents, said: apply(parents, said.model_copy(update={"factor": 2.5}))
+
+        verdict = registry.verify("scaled", replay=True, sample=sample)
+
+        assert (False, ("scaled.w",)) == (verdict.ok, verdict.mismatched)
+
+
 def test_zoo_resolve_source_turns_an_id_into_a_path(drop_in, observed, tmp_path, state):
     log, read = observed
     path = state("far", 1)
