@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,44 +112,46 @@ def _single(registry: Registry, plan: GrowPlan) -> list[MetricOf]:
 def _evaluate(registry: Registry, plan: GrowPlan, refs: Sequence[str]) -> list[str]:
     from zoo.evaluation import evaluate
 
-    problems = []
-    for asked in plan.evaluate:
-        try:
-            done = evaluate(
-                registry,
-                refs,
-                tasks=asked.tasks,
-                split=asked.split,
-                samples=asked.samples,
-                batch=asked.batch,
-                seed=asked.seed,
-            )
-        except ZooError as error:
-            problems.append(str(error))
-        else:
-            problems += [str(one.error) for one in done if one.error is not None]
-    return problems
+    return [
+        problem
+        for asked in plan.evaluate
+        for problem in _problems(
+            evaluate,
+            registry,
+            refs,
+            tasks=asked.tasks,
+            split=asked.split,
+            samples=asked.samples,
+            batch=asked.batch,
+            seed=asked.seed,
+        )
+    ]
 
 
 def _measure(registry: Registry, metrics: Sequence[MetricOf], refs: Sequence[str]) -> list[str]:
-    problems = []
-    for asked in metrics:
-        try:
-            done = registry.measure(
-                refs,
-                metrics=[asked.metric],
-                task=asked.task,
-                split=asked.split,
-                parameters=asked.parameters,
-                samples=asked.samples,
-                batch=asked.batch,
-                seed=asked.seed,
-            )
-        except ZooError as error:
-            problems.append(str(error))
-        else:
-            problems += [str(one.error) for one in done if one.error is not None]
-    return problems
+    return [
+        problem
+        for asked in metrics
+        for problem in _problems(
+            registry.measure,
+            refs,
+            metrics=[asked.metric],
+            task=asked.task,
+            split=asked.split,
+            parameters=asked.parameters,
+            samples=asked.samples,
+            batch=asked.batch,
+            seed=asked.seed,
+        )
+    ]
+
+
+def _problems(run: Callable[..., Iterable[Any]], *arguments: Any, **options: Any) -> list[str]:
+    """What went wrong as a whole, or with one of the results."""
+    try:
+        return [str(one.error) for one in run(*arguments, **options) if one.error is not None]
+    except ZooError as error:
+        return [str(error)]
 
 
 def _versions(registry: Registry, plan: GrowPlan, member: Member) -> tuple[list[Version], bool]:

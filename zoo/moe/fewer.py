@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from zoo.errors import IncompatibleModels
 from zoo.inputs import Input
-from zoo.moe.fits import files_of
+from zoo.moe.fits import config_file, files_of
 from zoo.moe.grouping import Groups
 from zoo.moe.merging import Merging, config_for, merged
 from zoo.moe.mixed import Block, blocks_of, experts_said
@@ -59,7 +58,7 @@ def with_fewer_experts(one: Input, options: MergeExpertsOptions) -> Transformed:
     made = config_for(config, count or blocks[0].experts, chosen)
     return Transformed(
         merged(source, merges, count, f"{one.model.label} with {left} experts"),
-        {**files_of(one), "config.json": _json(made)},
+        {**files_of(one), "config.json": config_file(made)},
         base=one,
         architecture=str(config.get("model_type")),
         notes=notes,
@@ -111,7 +110,3 @@ def _problems(
             yield f"`frequencies` has {len(layers)} layers, and the mixture {len(blocks)}"
         elif any(len(layer) != experts for layer in layers):
             yield f"`frequencies` must have {experts} numbers, one for each expert"
-
-
-def _json(content: Any) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

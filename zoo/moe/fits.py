@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -285,6 +286,11 @@ def _listed(names: Sequence[str], marks: bool = True) -> str:
 
 def _sentence(text: str) -> str:
     return text.rstrip(".")
+
+
+def config_file(config: Mapping[str, Any]) -> bytes:
+    """The content of a `config.json`, keys in their order."""
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def files_of(base: Input) -> dict[str, bytes | Path]:

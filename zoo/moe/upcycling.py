@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import Any
 
 from zoo.dtypes import DTYPES
 from zoo.errors import IncompatibleModels, InvalidRecipe
 from zoo.inputs import Input
-from zoo.moe.fits import files_of, fit
+from zoo.moe.fits import config_file, files_of, fit
 from zoo.moe.layouts import config_for
 from zoo.moe.mixture import Mixture
 from zoo.moe.options import UpcycleOptions
@@ -74,12 +72,8 @@ def mixed(
     notes["notes"] = found.notes
     return Transformed(
         checkpoint,
-        {**files_of(base), "config.json": _json(config)},
+        {**files_of(base), "config.json": config_file(config)},
         base=base,
         architecture=found.layout.name,
         notes=notes,
     )
-
-
-def _json(content: Any) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
