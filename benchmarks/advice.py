@@ -33,11 +33,11 @@ from typing import Any
 import torch
 
 import zoo
-from zoo.advice import Advice, Expert, Pair, judge, parts
-from zoo.advice_records import gathered
-from zoo.modules import save_module
+from zoo.advice.advise import Advice, Expert, Pair, judge, parts
+from zoo.advice.records import gathered
+from zoo.grow.training import TrainingPlan, train
+from zoo.networks.modules import save_module
 from zoo.tasks.known import add_task, task_named
-from zoo.training import TrainingPlan, train
 
 HERE = Path(__file__).parent
 NETWORK = {

@@ -40,8 +40,8 @@ from parity_fusion_bench import environment
 from safetensors.torch import load_file, save_file
 
 import zoo
-from zoo.leaderboard import leaderboard
-from zoo.training import TrainingPlan, fresh, train
+from zoo.grow.training import TrainingPlan, fresh, train
+from zoo.measuring.leaderboard import leaderboard
 
 if TYPE_CHECKING:
     from zoo.contract import Method
@@ -167,7 +167,7 @@ class Suite:
 
     def register(self, module: Any, classes: int, records: list[Any], **asked: Any) -> None:
         """A trained module as the first version of its entry, with how it was trained."""
-        from zoo.modules import save_module
+        from zoo.networks.modules import save_module
 
         place = self.work / "saved" / asked["name"]
         if not place.exists():
@@ -218,7 +218,7 @@ class Suite:
 
     def _attach_moments(self, name: str) -> None:
         """Adam's second moments, as training left them; some methods weigh by them."""
-        from zoo.artifacts import artifact_of
+        from zoo.storage.artifacts import artifact_of
 
         if artifact_of(self.registry, self.registry.get(expert(name)), MOMENTS) is not None:
             return

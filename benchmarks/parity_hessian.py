@@ -31,13 +31,13 @@ from typing import Any
 import torch
 from measure import commit
 
+from zoo.grow.training import TrainingPlan, train
 from zoo.landscape import hessian as numerics
 from zoo.landscape.examples import Examples
 from zoo.landscape.lanczos import lanczos
 from zoo.landscape.objective import Objective
 from zoo.plugins import load_plugins
 from zoo.sample import Sample
-from zoo.training import TrainingPlan, train
 
 HERE = Path(__file__).resolve().parent
 PYHESSIAN = "0.1"

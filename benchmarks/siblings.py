@@ -21,12 +21,12 @@ from typing import Any
 import torch
 
 import zoo
-from zoo.modules import save_module
+from zoo.grow.training import TrainingPlan, fresh, train
+from zoo.networks.modules import save_module
 from zoo.plots.barrier import barrier
 from zoo.plots.computed import Examples, lines_between
 from zoo.plots.style import save
 from zoo.tasks.known import task_named
-from zoo.training import TrainingPlan, fresh, train
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"

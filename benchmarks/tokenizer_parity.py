@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 import zoo
 from zoo.checkpoint import MemoryCheckpoint
-from zoo.pursuit import Matrix, pursued
+from zoo.tokenizers.pursuit import Matrix, pursued
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT.parent / "tests" / "tokenizers"))

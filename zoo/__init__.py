@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo.architecture import Architecture
     from zoo.contract import AGAIN, Chunk, Mergekit, Method, Overlay, Parts, Statistic, method
+    from zoo.engine.in_memory import merge
     from zoo.errors import ZooError
     from zoo.hookspecs import hookimpl
-    from zoo.in_memory import merge
-    from zoo.loading import load, load_state
     from zoo.metrics import Metric, metric
+    from zoo.networks.loading import load, load_state
     from zoo.parameters import Fraction, PerExpert
     from zoo.records import MetricValue, Version
     from zoo.registry import Registry, open
@@ -42,9 +42,9 @@ _HOMES = {
     "Version": "zoo.records",
     "ZooError": "zoo.errors",
     "hookimpl": "zoo.hookspecs",
-    "load": "zoo.loading",
-    "load_state": "zoo.loading",
-    "merge": "zoo.in_memory",
+    "load": "zoo.networks.loading",
+    "load_state": "zoo.networks.loading",
+    "merge": "zoo.engine.in_memory",
     "method": "zoo.contract",
     "metric": "zoo.metrics",
     "open": "zoo.registry",

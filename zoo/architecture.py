@@ -41,7 +41,7 @@ class Architecture(ABC):
             InvalidCheckpoint: the weights are not those of the module that the configuration asks
                 for; lists the tensors that are missing, left over, or of another shape.
         """
-        from zoo.modules import load_module
+        from zoo.networks.modules import load_module
 
         return load_module(self, directory)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InvalidCheckpoint
-from zoo.modules import built, load_module, save_module, stored
-from zoo.network_config import BESIDE
+from zoo.networks.modules import built, load_module, save_module, stored
+from zoo.networks.network_config import BESIDE
 from zoo.permutations import group_sizes, permuted
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def check_round_trip(case: Case) -> None:
 def check_wrong_weights(case: Case) -> None:
     """Weights that lack a tensor, or have one too many, are refused by its name."""
     from zoo.checkpoint import MemoryCheckpoint
-    from zoo.loading import Loadable, write_model
+    from zoo.networks.loading import Loadable, write_model
 
     state = stored(case.module())
     lost = sorted(state)[0]

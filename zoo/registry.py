@@ -16,36 +16,36 @@ from zoo.errors import InvalidRecipe
 if TYPE_CHECKING:
     import torch
 
-    from zoo.analytics import Table
-    from zoo.artifacts import Compress
     from zoo.bundle.known import Conflict
     from zoo.bundle.pack import Packed
     from zoo.bundle.take_in import TakenIn
-    from zoo.catalog import Catalog
+    from zoo.catalog.analytics import Table
+    from zoo.catalog.catalog import Catalog
+    from zoo.catalog.lineage import Lineage
     from zoo.compatibility import Report
-    from zoo.compression import Compressed, Compression
-    from zoo.diff import Diff
-    from zoo.fsck import FsckReport
-    from zoo.gc import GcReport
+    from zoo.engine.diff import Diff
+    from zoo.engine.merging import Resources
+    from zoo.engine.plan import Plan
+    from zoo.engine.verify import Verdict
     from zoo.grow.plan import GrowPlan
     from zoo.grow.population import Population
     from zoo.hub.pull import Pulled
     from zoo.hub.push import Pushed
-    from zoo.lineage import Lineage
-    from zoo.links import LinkMode
-    from zoo.measurement import Measured
-    from zoo.merging import Resources
+    from zoo.measuring.measurement import Measured
     from zoo.mlflow.importing import Imported
-    from zoo.multi_stage import Stage
+    from zoo.overlays.compression import Compressed, Compression
     from zoo.phases.assignment import Assignment
-    from zoo.plan import Plan
     from zoo.plugins import Plugins
     from zoo.progress import Progress
+    from zoo.recipes.multi_stage import Stage
     from zoo.records import MetricValue, Version
     from zoo.signing import SignatureVerdict
-    from zoo.store import Store
+    from zoo.storage.artifacts import Compress
+    from zoo.storage.fsck import FsckReport
+    from zoo.storage.gc import GcReport
+    from zoo.storage.links import LinkMode
+    from zoo.storage.store import Store
     from zoo.task import Task
-    from zoo.verify import Verdict
 
 DEFAULT_URL = "registry.db"
 
@@ -105,7 +105,7 @@ class Registry:
     @cached_property
     def catalog(self) -> Catalog:
         """The database."""
-        from zoo.catalog import Catalog
+        from zoo.catalog.catalog import Catalog
 
         return Catalog.open(self.url, store=self._store, create=self._create)
 
@@ -122,7 +122,7 @@ class Registry:
     @cached_property
     def store(self) -> Store:
         """The files."""
-        from zoo.store import Store
+        from zoo.storage.store import Store
 
         make = Store.create if self._create else Store.open
         return make(self.catalog.store_root, self.catalog.owner)
@@ -163,8 +163,8 @@ class Registry:
         progress: Progress | None = None,
         origin: str | None = None,
     ) -> Version:
-        """Take a checkpoint in as the next version of `name`; see `zoo.register`."""
-        from zoo.register import register
+        """Take a checkpoint in as the next version of `name`; see `zoo.storage.register`."""
+        from zoo.storage.register import register
 
         return register(
             self,
@@ -239,8 +239,8 @@ class Registry:
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> Version:
-        """Register what lies beside a version, such as Adam's `exp_avg_sq`; see `zoo.artifacts`."""
-        from zoo.artifacts import attach
+        """Register what lies beside a version: `exp_avg_sq`, say; see `zoo.storage.artifacts`."""
+        from zoo.storage.artifacts import attach
 
         return attach(
             self,
@@ -279,7 +279,7 @@ class Registry:
         license: str | None = None,
     ) -> Version:
         """Change what is said of a version; its bytes never change."""
-        from zoo.register import metric_values
+        from zoo.storage.register import metric_values
 
         return self.catalog.annotate(
             self.get(ref).id,
@@ -319,8 +319,8 @@ class Registry:
         self, recipe: str | Path | Mapping[str, Any] | None = None, **asked: Any
     ) -> list[tuple[str | None, Plan]]:
         """`plan` of each stage of a recipe, with the stage's name; the result's is the last."""
-        from zoo.merging import prepared, request
-        from zoo.multi_stage import plan_stages
+        from zoo.engine.merging import prepared, request
+        from zoo.recipes.multi_stage import plan_stages
 
         if unknown := asked.keys() - signature(self.merge).parameters:
             raise TypeError(f"plan() got an unexpected keyword argument {min(unknown)!r}")
@@ -336,7 +336,7 @@ class Registry:
         self, recipe: str | Path | Mapping[str, Any] | None, options: Mapping[str, Any]
     ) -> tuple[Stage, ...]:
         """The stages of a recipe that has several; none where it is one merge."""
-        from zoo.multi_stage import read_stages
+        from zoo.recipes.multi_stage import read_stages
 
         if recipe is None or isinstance(recipe, Mapping):
             return ()
@@ -395,8 +395,8 @@ class Registry:
         """Merge models by a recipe, or by a method and a query.
 
         Args:
-            recipe: path of a YAML document, or its content as a mapping; see `zoo.recipe`. A
-                file of several documents is a recipe of stages; see `zoo.multi_stage`.
+            recipe: path of a YAML document, or its content as a mapping, see `zoo.recipes.recipe`;
+                a file of several documents is a recipe of stages; see `zoo.recipes.multi_stage`.
             experts: references or paths, in order.
             where: a query in place of `experts`.
             base: reference or path; the experts' common base by default, where one is needed.
@@ -411,8 +411,8 @@ class Registry:
         Raises:
             InvalidRecipe, IncompatibleModels, GateFailed, NotFound, StoreError
         """
-        from zoo.merging import merge, request
-        from zoo.multi_stage import merge_stages
+        from zoo.engine.merging import merge, request
+        from zoo.recipes.multi_stage import merge_stages
 
         options: dict[str, Any] = {
             "method": method,
@@ -466,7 +466,7 @@ class Registry:
         Raises:
             InvalidRecipe: the method keeps nothing per task; and what `merge` raises.
         """
-        from zoo.compression import compress
+        from zoo.overlays.compression import compress
 
         if (experts is None) == (where is None and order_by is None and limit is None):
             raise InvalidRecipe("Name the experts, or select them by a query; one of the two.")
@@ -483,7 +483,7 @@ class Registry:
 
     def compression(self, ref: str) -> Compression | None:
         """What a version with overlays takes beside its experts; None for one without."""
-        from zoo.compression import compression
+        from zoo.overlays.compression import compression
 
         return compression(self, self.get(ref))
 
@@ -499,13 +499,13 @@ class Registry:
         threads: int | None = None,
         **about: Any,
     ) -> Version | None:
-        """Make a model of another form from others; see `zoo.transforming.transform`.
+        """Make a model of another form from others; see `zoo.engine.transforming.transform`.
 
         Args:
             parents: (role, reference or path); the transform says which roles it has.
             about: `task`, `license`, `tags`, `progress`.
         """
-        from zoo.transforming import transform as run
+        from zoo.engine.transforming import transform as run
 
         return run(
             self,
@@ -568,7 +568,7 @@ class Registry:
         threads: int | None = None,
     ) -> dict[str, Any]:
         """What `transform` would make, as plain data; writes nothing."""
-        from zoo.transforming import planned
+        from zoo.engine.transforming import planned
 
         resources = _resources({"memory": "1GiB", "threads": threads})
         return planned(self, transform, parents, parameters or {}, resources=resources)
@@ -648,7 +648,7 @@ class Registry:
             InvalidRecipe: an unknown metric, parameter or split; a pair of one version.
             NotFound: no such version or task; a query that finds none.
         """
-        from zoo.measurement import measure
+        from zoo.measuring.measurement import measure
 
         return measure(
             self,
@@ -745,7 +745,7 @@ class Registry:
             hash_files: hash all weights files first, to recognise parents that are declared by
                 the sha256 of their file. What was hashed before is known without it.
         """
-        from zoo.flat_digests import flat_digests, remembered
+        from zoo.storage.flat_digests import flat_digests, remembered
 
         if hash_files:
             flat_digests(self.store, self.catalog.live_objects())
@@ -784,7 +784,7 @@ class Registry:
         progress: Progress | None = None,
     ) -> Verdict:
         """Compare a version's bytes with the record, or merge it again and compare (`replay`)."""
-        from zoo import verify as v
+        from zoo.engine import verify as v
 
         version = self.get(ref)
         resources = _resources({"memory": memory, "threads": threads})
@@ -827,7 +827,7 @@ class Registry:
 
     def diff(self, a: str, b: str, *, threads: int | None = None) -> Diff:
         """How two versions differ, tensor by tensor."""
-        from zoo.diff import diff
+        from zoo.engine.diff import diff
 
         return diff(self, self.get(a), self.get(b), threads=threads or os.cpu_count() or 1)
 
@@ -850,14 +850,14 @@ class Registry:
         force: bool = False,
         progress: Progress | None = None,
     ) -> list[Version]:
-        """Score versions on tasks, and record the scores; see `zoo.evaluation.evaluate`.
+        """Score versions on tasks, and record the scores; see `zoo.measuring.evaluation.evaluate`.
 
         Returns:
             The versions, each once, with all their metrics. A path has no record, and is left out.
         Raises:
             ZooError: the first failure, when all others are done; what could be scored is recorded.
         """
-        from zoo.evaluation import evaluate
+        from zoo.measuring.evaluation import evaluate
 
         found = evaluate(
             self,
@@ -893,7 +893,7 @@ class Registry:
         self, ref: str | Path, *, task: str | None = None, base: str | Path | None = None
     ) -> torch.nn.Module:
         """The module of a version, or of the model it has for a task; see `zoo.load`."""
-        from zoo.loading import load
+        from zoo.networks.loading import load
 
         return load(ref, task=task, base=base, registry=self)
 
@@ -901,7 +901,7 @@ class Registry:
         self, ref: str | Path, *, task: str | None = None, base: str | Path | None = None
     ) -> dict[str, torch.Tensor]:
         """The tensors of a version, or of the model it has for a task; see `zoo.load_state`."""
-        from zoo.loading import load_state
+        from zoo.networks.loading import load_state
 
         return load_state(ref, task=task, base=base, registry=self)
 
@@ -929,15 +929,15 @@ class Registry:
             InvalidCheckpoint: the model has no place in the format.
         """
         if format is not None:
-            from zoo.exporting import export_as
+            from zoo.storage.exporting import export_as
 
             return export_as(
                 self, format, ref, Path(directory), task, base, dtype=dtype, progress=progress
             )
-        from zoo.becoming import becoming
+        from zoo.storage.becoming import becoming
 
         if task is not None:
-            from zoo.loading import opened, write_model
+            from zoo.networks.loading import opened, write_model
 
             with ExitStack() as stack:
                 found = opened(self, ref, task, base, stack)
@@ -953,7 +953,7 @@ class Registry:
 
     def query(self, sql: str) -> Table:
         """Run read-only SQL over a columnar snapshot of the registry."""
-        from zoo.analytics import query
+        from zoo.catalog.analytics import query
 
         return query(self.catalog, sql)
 
@@ -1040,13 +1040,13 @@ class Registry:
 
     def fsck(self, *, threads: int | None = None, progress: Progress | None = None) -> FsckReport:
         """Check every byte of the store and every row that points at it."""
-        from zoo.fsck import fsck
+        from zoo.storage.fsck import fsck
 
         return fsck(self, threads=threads, progress=progress)
 
     def gc(self, *, dry_run: bool = False, partial_age_days: float = 7.0) -> GcReport:
         """Free what no version uses."""
-        from zoo.gc import gc
+        from zoo.storage.gc import gc
 
         return gc(self, dry_run=dry_run, partial_age_days=partial_age_days)
 
@@ -1064,7 +1064,7 @@ _REQUEST = (
 
 
 def _resources(asked: Mapping[str, Any]) -> Resources:
-    from zoo.merging import Resources
+    from zoo.engine.merging import Resources
     from zoo.units import parse_bytes
 
     threads = asked.get("threads")

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from zoo.cards.version_card import parents_of
 from zoo.digest import canonical_json, flat_key_of_file
 from zoo.errors import InvalidKey, NotFound, PluginError, StoreError, VerificationFailed
 from zoo.records import Version
-from zoo.version_card import parents_of
 
 if TYPE_CHECKING:
     from zoo.registry import Registry
@@ -99,7 +99,7 @@ def sign(
             f"`{out}` exists:", "it may be what somebody relies on.", "Choose another by --out."
         )
     signer = _keyed(library.ec.Signer, key, "private", password.encode() if password else None)
-    from zoo.verify import verify
+    from zoo.engine.verify import verify
 
     verdict = verify(registry, version, threads=threads)
     if not verdict.ok:

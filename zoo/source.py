@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.checkpoint import Checkpoint, Format, MemoryCheckpoint, Opened
 from zoo.errors import InvalidCheckpoint, NotFound, UnsupportedFormat, ZooError
-from zoo.links import LinkMode
 from zoo.progress import NoProgress, Progress
+from zoo.storage.links import LinkMode
 
 if TYPE_CHECKING:
     from zoo.registry import Registry

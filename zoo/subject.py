@@ -70,7 +70,7 @@ def unknown_architecture(
         known: names of architectures, to suggest the nearest.
         instead: a sentence about what can be done without a module.
     """
-    from zoo.register import architecture_of
+    from zoo.storage.register import architecture_of
 
     name = architecture_of(config)
     if name is None:

@@ -59,6 +59,6 @@ class Task(ABC):
 
         A value's `split` names a part of the score, such as a class or a noise level.
         """
-        from zoo.scores import scores_of_labels
+        from zoo.measuring.scores import scores_of_labels
 
         return scores_of_labels(self, module, sample)

@@ -92,7 +92,7 @@ class Subject:
         chunk: int = CHUNK,
         parameters: Mapping[str, Any] | None = None,
     ) -> State:
-        from zoo.in_memory import merge
+        from zoo.engine.in_memory import merge
 
         merged: State = merge(
             self.method,

@@ -20,7 +20,7 @@ from zoo.code_hash import code_hash
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from zoo.inputs import Input
+    from zoo.engine.inputs import Input
 
 Parents: TypeAlias = "Mapping[str, tuple[Input, ...]]"
 """By role, in the order given; a role that nobody takes has an empty tuple."""

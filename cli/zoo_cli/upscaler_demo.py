@@ -236,8 +236,8 @@ def picture(registry: Registry, models: Mapping[str, Made], file: Path) -> None:
 
 def _digest(registry: Registry, path: Path) -> str:
     """The weights digest of a checkpoint that may not be registered."""
+    from zoo.checkpoints.hashing import HashPool
     from zoo.digest import weights_digest
-    from zoo.hashing import HashPool
     from zoo.source import format_of
 
     with format_of(registry, path).open(path) as checkpoint, HashPool() as pool:

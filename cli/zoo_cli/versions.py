@@ -10,7 +10,7 @@ from zoo_cli.output import Column, on_terminal, show_fields, show_json, show_tab
 from zoo_cli.units import count, moment, number, short_digest, size
 
 if TYPE_CHECKING:
-    from zoo.compression import Compression
+    from zoo.overlays.compression import Compression
     from zoo.records import Version
 
 METRIC_COLUMNS = 6

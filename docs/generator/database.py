@@ -11,7 +11,7 @@ from generator.source import attributes
 def tables() -> str:
     from sqlalchemy.dialects import sqlite
 
-    import zoo.tables as module
+    import zoo.catalog.tables as module
 
     parts = ["# Tables", inspect.cleandoc(module.__doc__ or "")]
     for cls in vars(module).values():
@@ -36,9 +36,9 @@ def tables() -> str:
 
 
 def queries() -> str:
-    import zoo.analytics as analytics
-    import zoo.selection as selection
-    import zoo.snapshot_tables as snapshot
+    import zoo.catalog.analytics as analytics
+    import zoo.catalog.selection as selection
+    import zoo.catalog.snapshot_tables as snapshot
 
     return "\n\n".join(
         [

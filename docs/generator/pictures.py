@@ -93,7 +93,7 @@ def _merge(
     """
     import torch
 
-    from zoo.in_memory import merge
+    from zoo.engine.in_memory import merge
 
     def state(layers: torch.Tensor) -> dict[str, torch.Tensor]:
         return {NAME.format(i): layer.contiguous() for i, layer in enumerate(layers)}

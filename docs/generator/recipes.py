@@ -15,13 +15,13 @@ from generator.source import attributes
 def recipe() -> str:
     import dataclasses
 
-    import zoo.mergekit_recipe as mergekit
-    import zoo.multi_stage as stages
-    import zoo.recipe as module
-    import zoo.schedule as schedule
-    import zoo.slices as slices
-    import zoo.tokenizer_block as tokenizer
-    import zoo.vocabulary as vocabulary
+    import zoo.recipes.mergekit_recipe as mergekit
+    import zoo.recipes.multi_stage as stages
+    import zoo.recipes.recipe as module
+    import zoo.recipes.schedule as schedule
+    import zoo.recipes.slices as slices
+    import zoo.recipes.tokenizer_block as tokenizer
+    import zoo.tokenizers.vocabulary as vocabulary
 
     meanings = {name: text for name, _, text in attributes(module.Recipe)}
     defaults = {f.name: f.default for f in dataclasses.fields(module.Recipe)}
@@ -30,7 +30,7 @@ def recipe() -> str:
         None,
     )
     meanings["name"], defaults["name"] = (
-        "What later documents of the file call the result; see `zoo.multi_stage`.",
+        "What later documents of the file call the result; see `zoo.recipes.multi_stage`.",
         None,
     )
     keys = [(code(key), scalar(defaults[key]), meanings[key]) for key in module._KEYS]
@@ -78,7 +78,7 @@ def settings(values: Mapping[str, Any]) -> str:
 
 
 def example_lock() -> dict[str, Any]:
-    from zoo.recipe import lock, read_recipe
+    from zoo.recipes.recipe import lock, read_recipe
 
     methods = {m.name: m for m in bundled_methods()}
     asked = read_recipe({"method": "linear", "experts": ["a", "b"]}, methods)

@@ -66,7 +66,7 @@ def class_text(cls: type) -> str:
 
 def _with_what_it_cites(docstring: str) -> str:
     """A docstring that says "see `zoo.load`" goes on with what that public function says, or what
-    `zoo.register.register` says where there is only a module `zoo.register`."""
+    `zoo.storage.register.register` says where there is only a module `zoo.storage.register`."""
     import zoo
 
     cited = re.search(r"; see `zoo\.(\w+)`", docstring)

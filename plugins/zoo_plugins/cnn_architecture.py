@@ -12,8 +12,8 @@ from annotated_types import Ge
 from zoo.architecture import Architecture
 from zoo.errors import InvalidCheckpoint
 from zoo.hookspecs import hookimpl
-from zoo.network_config import checked
-from zoo.norms import Norm, norm, norm_axes
+from zoo.networks.network_config import checked
+from zoo.networks.norms import Norm, norm, norm_axes
 
 if TYPE_CHECKING:
     import torch

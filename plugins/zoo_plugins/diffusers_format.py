@@ -8,7 +8,8 @@ Folders often hold the same weights several times. One set of each component is 
     3. one file before shards
 
 and the others stay behind: `skipped` in the version's notes lists them, `variants` says which
-variant was taken for want of a plain set. Tensors are called `FOLDER/NAME`; see `zoo.components`.
+variant was taken for want of a plain set. Tensors are called `FOLDER/NAME`; see
+`zoo.checkpoints.components`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class DiffusersFormat(Format):
     name = "diffusers"
 
     def matches(self, path: Path) -> bool:
-        from zoo.safetensors_checkpoint import MARKS
+        from zoo.checkpoints.safetensors import MARKS
 
         if not path.is_dir():
             return False
@@ -54,9 +55,9 @@ class DiffusersFormat(Format):
         )
 
     def open(self, path: Path) -> Checkpoint:
-        from zoo.auxiliary import auxiliary_files
-        from zoo.components import folders_of
-        from zoo.safetensors_checkpoint import MARKS
+        from zoo.checkpoints.auxiliary import auxiliary_files
+        from zoo.checkpoints.components import folders_of
+        from zoo.checkpoints.safetensors import MARKS
 
         marks = {m: path / m for m in MARKS if (path / m).is_file()}
         sets = {f: s for f in sorted(folders_of(marks)) if (s := _chosen(path / f))}
@@ -126,7 +127,7 @@ def _whole(folder: Path, suffix: str, stem: str, variant: str, files: list[str])
     Raises:
         InvalidCheckpoint: shards are missing.
     """
-    from zoo.safetensors_checkpoint import read_index
+    from zoo.checkpoints.safetensors import read_index
 
     single = [f for f in files if not _SHARD.search(f)]
     if single:
@@ -152,7 +153,7 @@ def _whole(folder: Path, suffix: str, stem: str, variant: str, files: list[str])
 
 def _kept(path: Path, sets: Mapping[str, _Set], opened: Opened) -> Checkpoint:
     """The files as they are, each index checked against its shards."""
-    from zoo.safetensors_checkpoint import (
+    from zoo.checkpoints.safetensors import (
         SafetensorsCheckpoint,
         check_index,
         prefixes_of,
@@ -180,8 +181,8 @@ def _kept(path: Path, sets: Mapping[str, _Set], opened: Opened) -> Checkpoint:
 
 def _joined(path: Path, sets: Mapping[str, _Set], opened: Opened) -> Checkpoint:
     """Components of which some are pickles: all are written anew as safetensors."""
-    from zoo.components import Joined
-    from zoo.safetensors_checkpoint import open_files
+    from zoo.checkpoints.components import Joined
+    from zoo.checkpoints.safetensors import open_files
     from zoo_plugins.torch_format import open_pickles
 
     parts: dict[str, Checkpoint] = {}

@@ -11,8 +11,8 @@ from annotated_types import Ge
 
 from zoo.architecture import Architecture
 from zoo.hookspecs import hookimpl
-from zoo.network_config import checked
-from zoo.transformer_block import EMBEDDING_STD, block_axes, block_class, check_heads
+from zoo.networks.network_config import checked
+from zoo.networks.transformer_block import EMBEDDING_STD, block_axes, block_class, check_heads
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +101,7 @@ class Gpt(Architecture):
 
     def axes(self, config: Mapping[str, Any]) -> Mapping[str, Sequence[str | None]]:
         """`residual`, and for each block `model.blocks.I.heads` and `model.blocks.I.mlp`; channels
-        within a head are left out, see `zoo.transformer_block.block_axes`."""
+        within a head are left out, see `zoo.networks.transformer_block.block_axes`."""
         c = self._config(config)
         found: dict[str, Sequence[str | None]] = {
             "model.embed_tokens.weight": (None, "residual"),

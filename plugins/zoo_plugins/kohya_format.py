@@ -38,8 +38,8 @@ class KohyaFormat(Format):
         if not any(word in start for word in (b"lora", b"lycoris", b'"ss_')):
             return False
         from zoo.adapters.kohya_layout import is_kohya
+        from zoo.checkpoints.safetensors_header import read_header
         from zoo.errors import ZooError
-        from zoo.safetensors_header import read_header
 
         try:
             return is_kohya(t.name for t in read_header(path).tensors)
@@ -50,7 +50,7 @@ class KohyaFormat(Format):
         from dataclasses import replace
 
         from zoo.adapters.adapter import NOTE
-        from zoo.safetensors_checkpoint import open_path
+        from zoo.checkpoints.safetensors import open_path
 
         found = open_path(path)
         metadata = next(iter(found.headers.values())).metadata

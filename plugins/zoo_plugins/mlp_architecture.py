@@ -11,7 +11,7 @@ from annotated_types import Ge
 
 from zoo.architecture import Architecture
 from zoo.hookspecs import hookimpl
-from zoo.network_config import checked
+from zoo.networks.network_config import checked
 
 if TYPE_CHECKING:
     import torch

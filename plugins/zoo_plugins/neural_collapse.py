@@ -51,7 +51,7 @@ def neural_collapse(
     from zoo.landscape.collapse import collapse
     from zoo.landscape.estimate import value
     from zoo.landscape.examples import Examples
-    from zoo.scores import check_outputs
+    from zoo.measuring.scores import check_outputs
 
     module = model.module(sample.device, getattr(torch, dtype))
     head = _head(model, module)

@@ -29,9 +29,9 @@ class PeftFormat(Format):
 
     def open(self, path: Path) -> Checkpoint:
         from zoo.adapters.adapter import NOTE
-        from zoo.auxiliary import auxiliary_files
         from zoo.checkpoint import MemoryCheckpoint, Opened, state_of
-        from zoo.safetensors_checkpoint import SafetensorsCheckpoint
+        from zoo.checkpoints.auxiliary import auxiliary_files
+        from zoo.checkpoints.safetensors import SafetensorsCheckpoint
 
         folder = path if path.is_dir() else path.parent
         weights = _weights(folder)

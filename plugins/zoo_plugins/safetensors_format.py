@@ -25,7 +25,7 @@ class SafetensorsFormat(Format):
         return start[4:] == b"\0\0\0\0{"
 
     def open(self, path: Path) -> Checkpoint:
-        from zoo.safetensors_checkpoint import open_path
+        from zoo.checkpoints.safetensors import open_path
 
         return open_path(path)
 

@@ -51,7 +51,7 @@ def cka(
     """
     import torch
 
-    from zoo.cka import CkaSums
+    from zoo.measuring.cka import CkaSums
 
     size = sample.task.size(sample.split)
     counts = [n for n in (size, sample.count) if n is not None]
@@ -179,8 +179,8 @@ def disagreement(models: Sequence[Subject], sample: Sample) -> Iterator[MetricVa
     """
     import torch
 
+    from zoo.measuring.scores import check_outputs
     from zoo.paths.profile import answers
-    from zoo.scores import check_outputs
 
     modules = [m.module(sample.device) for m in models]
     found: list[Comparison] = []

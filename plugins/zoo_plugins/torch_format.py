@@ -52,8 +52,8 @@ class TorchFormat(Format):
         return zipped or start.startswith(_LEGACY)
 
     def open(self, path: Path) -> Checkpoint:
-        from zoo.auxiliary import auxiliary_files
-        from zoo.safetensors_checkpoint import read_config
+        from zoo.checkpoints.auxiliary import auxiliary_files
+        from zoo.checkpoints.safetensors import read_config
 
         files = _weight_files(path) if path.is_dir() else [path]
         checkpoint = open_pickles(path, files)
@@ -107,7 +107,7 @@ def zoo_register_formats(register: Callable[[Format], None]) -> None:
 def _weight_files(directory: Path) -> list[Path]:
     """The files that make up the model: what the index says, the usual name, or the only one."""
     if (directory / INDEX).is_file():
-        from zoo.safetensors_checkpoint import read_index
+        from zoo.checkpoints.safetensors import read_index
 
         return [directory / name for name in sorted(set(read_index(directory / INDEX).values()))]
     if (directory / WEIGHTS).is_file():

@@ -51,7 +51,7 @@ class Transformers(Architecture):
     def load(self, directory: Path) -> torch.nn.Module:
         """By `from_pretrained`, which knows the older names of tensors; but what it passes over
         with a warning, weights that are missing or left over, is an error here."""
-        from zoo.modules import config_of
+        from zoo.networks.modules import config_of
 
         config = config_of(directory)
         kind = _class(config)

@@ -12,8 +12,8 @@ from annotated_types import Ge
 from zoo.architecture import Architecture
 from zoo.errors import InvalidCheckpoint
 from zoo.hookspecs import hookimpl
-from zoo.network_config import checked
-from zoo.transformer_block import EMBEDDING_STD, block_axes, block_class, check_heads
+from zoo.networks.network_config import checked
+from zoo.networks.transformer_block import EMBEDDING_STD, block_axes, block_class, check_heads
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +90,7 @@ class Vit(Architecture):
 
     def axes(self, config: Mapping[str, Any]) -> Mapping[str, Sequence[str | None]]:
         """`residual`, and for each block `blocks.I.heads` and `blocks.I.mlp`; channels within a
-        head are left out, see `zoo.transformer_block.block_axes`."""
+        head are left out, see `zoo.networks.transformer_block.block_axes`."""
         c = self._config(config)
         found: dict[str, Sequence[str | None]] = {
             "patches.weight": ("residual", None, None, None),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from zoo.advice import Expert, Pair, advise, judge, scale_of
+from zoo.advice.advise import Expert, Pair, advise, judge, scale_of
 from zoo.errors import InvalidRecipe, NotFound
 
 A = Expert("a@1", "mlp", "base@1", "one", "IV-B", 0.9, 0.3)

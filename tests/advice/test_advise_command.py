@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from zoo_cli.main import cli
 
 import zoo
-from zoo.advice import Pair
-from zoo.advice_records import gathered
+from zoo.advice.advise import Pair
+from zoo.advice.records import gathered
 from zoo.records import MetricValue
 
 

@@ -15,9 +15,9 @@ from zoo_plugins.mlp_architecture import Mlp
 import zoo
 from zoo import Registry
 from zoo.errors import InvalidCheckpoint, NotFound, PluginError
-from zoo.modules import save_module
+from zoo.measuring.subjects import subjects
+from zoo.networks.modules import save_module
 from zoo.plugins import load_plugins
-from zoo.subjects import subjects
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
 

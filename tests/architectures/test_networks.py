@@ -16,7 +16,7 @@ from zoo_plugins.vgg_architecture import Vgg
 from zoo_plugins.vit_architecture import Vit
 
 from zoo.errors import InvalidCheckpoint, StoreError
-from zoo.modules import batch_norms, norms, save_module, stored
+from zoo.networks.modules import batch_norms, norms, save_module, stored
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "zoo_mlp": {"inputs": 64, "width": 5, "depth": 2, "classes": 3, "activation": "gelu"},

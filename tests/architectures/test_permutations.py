@@ -14,8 +14,8 @@ from zoo_plugins.mlp_architecture import Mlp
 from zoo_plugins.vit_architecture import Vit
 
 from zoo.errors import PluginError
+from zoo.networks.transformer_block import block_class
 from zoo.permutations import group_sizes, permuted
-from zoo.transformer_block import block_class
 
 GOLDEN = Path(__file__).parent / "golden"
 MLP = {"inputs": 5, "width": 6, "depth": 2, "classes": 3, "activation": "relu"}

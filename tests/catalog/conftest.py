@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from empty_registries import fresh_url
 
-from zoo.catalog import Catalog
+from zoo.catalog.catalog import Catalog
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from sqlalchemy import MetaData, create_engine, text
 
-from zoo import database
-from zoo.database import VERSION_TABLE
+from zoo import migrations
+from zoo.catalog.database import VERSION_TABLE
 
 DUMPS = sorted((Path(__file__).parent / "schemas").glob("schema_*.sql"))
 
@@ -63,7 +63,7 @@ def _migrate_empty(url: str, revision: str) -> None:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     config.set_main_option("path_separator", "os")
     engine = create_engine(url)
     with engine.begin() as connection:

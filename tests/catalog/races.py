@@ -6,7 +6,7 @@ from typing import Any
 
 from drafts import draft
 
-from zoo.catalog import Catalog
+from zoo.catalog.catalog import Catalog
 
 
 def open_at_once(barrier: Any, url: str, store: str, results: Any) -> None:

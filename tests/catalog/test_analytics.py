@@ -14,12 +14,12 @@ import duckdb
 import pytest
 from drafts import draft, merge_run
 
-from zoo import analytics
-from zoo.analytics import query
-from zoo.catalog import Catalog
+from zoo.catalog import analytics
+from zoo.catalog.analytics import query
+from zoo.catalog.catalog import Catalog
+from zoo.catalog.snapshot_tables import TABLES
 from zoo.errors import InvalidSelection, StoreError
 from zoo.records import MetricValue, Version
-from zoo.snapshot_tables import TABLES
 
 HAMLET = 'to be "or"\nnot, \\to\t{be}; ü😀'
 

@@ -9,8 +9,8 @@ import pytest
 from drafts import draft
 from sqlalchemy import delete, update
 
-from zoo import tables as t
-from zoo.catalog import Catalog
+from zoo.catalog import tables as t
+from zoo.catalog.catalog import Catalog
 from zoo.records import MetricValue
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from drafts import draft, merge_run
 
-from zoo.catalog import Catalog
+from zoo.catalog.catalog import Catalog
+from zoo.catalog.lineage import Lineage
 from zoo.errors import NotFound
-from zoo.lineage import Lineage
 from zoo.records import Version
 
 
@@ -99,7 +99,7 @@ def test_mermaid_and_dot_draw_every_version_and_edge(
 
 def test_a_chain_deeper_than_the_stack_is_walked_and_drawn(tmp_path: Path) -> None:
     with Catalog.open(str(tmp_path / "registry.db")) as catalog:
-        from zoo import additions, audit
+        from zoo.catalog import additions, audit
 
         at = "2025-01-01T00:00:00Z"
         with catalog.database.write() as connection:

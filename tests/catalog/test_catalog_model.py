@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
-from zoo.catalog import Catalog
+from zoo.catalog.catalog import Catalog
 from zoo.errors import NotFound
 from zoo.records import MetricValue, Version
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import races
 
-from zoo.catalog import Catalog
+from zoo.catalog.catalog import Catalog
 
 SECONDS = 120
 
@@ -17,7 +17,7 @@ SECONDS = 120
 def at_once(count: int, target: Callable[..., None], url: str, store: Path) -> list[Any]:
     """What `count` processes report that run `target` at the same moment."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["zoo.catalog", "zoo.digest"])
+    context.set_forkserver_preload(["zoo.catalog.catalog", "zoo.digest"])
     barrier, results = context.Barrier(count), context.Queue()
     processes = [
         context.Process(target=target, args=(barrier, url, str(store), results))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from drafts import draft, merge_run
 
-from zoo.catalog import Catalog
+from zoo.catalog.catalog import Catalog
 from zoo.errors import AmbiguousReference, InvalidName, NotFound, RegistryError
 from zoo.records import FileRecord, MetricValue, VersionDraft
 

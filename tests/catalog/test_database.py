@@ -13,11 +13,12 @@ from drafts import draft
 from empty_registries import POSTGRES, fresh_url
 from sqlalchemy import create_engine, func, select, text
 
-from zoo import database, tables
-from zoo.catalog import Catalog
-from zoo.database import ADVISORY_LOCK, APPLICATION_ID, SCHEMA, VERSION_TABLE, wal_is_safe
+from zoo import migrations
+from zoo.catalog import database, tables
+from zoo.catalog.catalog import Catalog
+from zoo.catalog.database import ADVISORY_LOCK, APPLICATION_ID, SCHEMA, VERSION_TABLE, wal_is_safe
 from zoo.errors import NotFound, RegistryError, StoreError
-from zoo.store import Store
+from zoo.storage.store import Store
 
 
 def test_the_migrations_build_exactly_the_tables(catalog: Catalog) -> None:
@@ -33,7 +34,7 @@ def test_the_migrations_build_exactly_the_tables(catalog: Catalog) -> None:
 
 
 def test_the_newest_migration_is_the_schema_number() -> None:
-    files = sorted((Path(database.__file__).parent / "migrations" / "versions").glob("*.py"))
+    files = sorted((Path(migrations.__file__).parent / "versions").glob("*.py"))
 
     assert f"schema_{SCHEMA:04}.py" == files[-1].name
 
@@ -74,7 +75,7 @@ def test_a_first_run_that_dies_half_way_leaves_no_half_schema(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("zoo.catalog.audit.append", fail)
+        patch.setattr("zoo.catalog.catalog.audit.append", fail)
         with pytest.raises(KeyboardInterrupt):
             Catalog.open(url, store=store)
 
@@ -371,7 +372,7 @@ def test_opening_a_registry_at_the_head_does_not_import_alembic(tmp_path: Path) 
     path = str(tmp_path / "registry.db")
     Catalog.open(path).close()
     code = (
-        "import sys; from zoo.catalog import Catalog; Catalog.open(sys.argv[1]).close();"
+        "import sys; from zoo.catalog.catalog import Catalog; Catalog.open(sys.argv[1]).close();"
         "print([m for m in ('alembic', 'duckdb', 'sqlglot', 'torch') if m in sys.modules])"
     )
 

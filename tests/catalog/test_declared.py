@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from drafts import draft
 
-from zoo.analytics import query
-from zoo.catalog import Catalog
+from zoo.catalog.analytics import query
+from zoo.catalog.catalog import Catalog
 from zoo.errors import InvalidName, NotFound, RegistryError
 from zoo.records import MetricValue
 

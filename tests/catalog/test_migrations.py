@@ -8,9 +8,9 @@ import pytest
 from drafts import draft
 from old_schemas import DUMPS, number_of, restore
 
-from zoo import database
-from zoo.catalog import Catalog
-from zoo.database import SCHEMA
+from zoo.catalog import database
+from zoo.catalog.catalog import Catalog
+from zoo.catalog.database import SCHEMA
 from zoo.records import MetricValue
 
 every_past_schema = pytest.mark.parametrize("dump", DUMPS, ids=lambda path: path.stem)
@@ -48,7 +48,7 @@ def test_an_upgraded_registry_takes_what_the_newest_schema_has(
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    from zoo.tables import ZooTable
+    from zoo.catalog.tables import ZooTable
 
     restore(dump, url, tmp_path)
 

@@ -12,7 +12,7 @@ from drafts import draft, merge_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from zoo.catalog import Catalog
+from zoo.catalog.catalog import Catalog
 from zoo.errors import InvalidSelection
 from zoo.records import MetricValue, Version
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from zoo import Registry
-from zoo.declared_matches import Matches
-from zoo.lineage import Lineage
+from zoo.catalog.declared_matches import Matches
+from zoo.catalog.lineage import Lineage
 
 Model = Callable[..., Path]
 

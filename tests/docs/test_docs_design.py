@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from docs_pages import DOCS
 
-from zoo import contract, database, names, recipe, safetensors_header
+from zoo import contract, names
+from zoo.catalog import database
+from zoo.checkpoints import safetensors_header
+from zoo.recipes import recipe
 
 
 def test_the_design_page_states_the_numbers_of_the_code() -> None:

@@ -80,7 +80,7 @@ def test_every_error_and_its_exit_code_is_in_the_reference() -> None:
 
 
 def test_every_table_and_column_is_in_the_reference() -> None:
-    from zoo.tables import ZooTable
+    from zoo.catalog.tables import ZooTable
 
     sections = dict(s.partition("\n")[::2] for s in reference("tables.md").split("\n## ")[1:])
     unsaid = {

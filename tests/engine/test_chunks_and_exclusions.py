@@ -12,9 +12,9 @@ from small_models import State
 import zoo
 from zoo import Chunk, Mergekit, Registry, Statistic, method
 from zoo.checkpoint import MemoryCheckpoint
+from zoo.checkpoints.reading import Reader
+from zoo.engine.in_memory import merge
 from zoo.errors import GateFailed, InvalidRecipe
-from zoo.in_memory import merge
-from zoo.reading import Reader
 
 Register = Callable[..., zoo.Version]
 Load = Callable[..., State]

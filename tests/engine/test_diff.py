@@ -16,7 +16,7 @@ from small_models import State, family
 
 import zoo
 from zoo import Registry
-from zoo.diff import Diff
+from zoo.engine.diff import Diff
 from zoo.errors import NotFound
 
 Register = Callable[..., zoo.Version]
@@ -191,9 +191,9 @@ def test_a_diff_is_plain_data(registry: Registry, members: list[State]) -> None:
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**31), st.sampled_from([0.0, 1e-3, 1.0, 100.0]))
 def test_distances_are_symmetric_and_bounded(seed: int, step: float) -> None:
-    from zoo.diff import _sums
-    from zoo.in_memory import _model
-    from zoo.reading import Reader
+    from zoo.checkpoints.reading import Reader
+    from zoo.engine.diff import _sums
+    from zoo.engine.in_memory import _model
 
     generator = torch.Generator().manual_seed(seed)
     a = torch.randn(50, generator=generator)

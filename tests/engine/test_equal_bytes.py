@@ -123,7 +123,7 @@ def test_a_large_result_is_cut_into_files_with_an_index(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one = registry.merge(**asked(case, ["a", "b", "c"]), name="one")
-    monkeypatch.setattr("zoo.recipe.SHARD_BYTES", 400)
+    monkeypatch.setattr("zoo.recipes.recipe.SHARD_BYTES", 400)
 
     many = registry.merge(**asked(case, ["a", "b", "c"]), name="many")
 

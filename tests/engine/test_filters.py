@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_llamas import EMBEDDINGS, HEAD, NORM, llama
 
-import zoo.in_memory
+import zoo.engine.in_memory
 from zoo.errors import InvalidRecipe
 
 ALL = set(llama(0, 3))
@@ -32,7 +32,7 @@ FITS: list[tuple[Any, set[str]]] = [
 def scaled(rules: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """Models of ones, scaled as rules say."""
     ones = {n: torch.ones_like(t) for n, t in llama(0, 3).items()}
-    found: dict[str, torch.Tensor] = zoo.in_memory.merge(
+    found: dict[str, torch.Tensor] = zoo.engine.in_memory.merge(
         "passthrough", [ones], parameters={"scale": rules}
     )
     return found

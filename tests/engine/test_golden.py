@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from zoo.engine.in_memory import merge
 from zoo.errors import InvalidRecipe
-from zoo.in_memory import merge
 
 HERE = Path(__file__).parent / "golden"
 METHODS = ("linear", "slerp", "task_arithmetic", "ties")

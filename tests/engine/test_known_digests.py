@@ -22,7 +22,7 @@ from zoo_cli.main import cli
 
 import zoo
 from zoo import Registry
-from zoo.hashing import HashPool
+from zoo.checkpoints.hashing import HashPool
 
 HOUR = 3600 * 10**9
 STAT = ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
@@ -35,7 +35,7 @@ Hashed = Callable[..., list[str]]
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of this test's own, an hour after its files were written."""
     monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("zoo.known_digests.time_ns", lambda: time_ns() + HOUR)
+    monkeypatch.setattr("zoo.storage.known_digests.time_ns", lambda: time_ns() + HOUR)
     return tmp_path / "cache"
 
 
@@ -182,10 +182,10 @@ def test_a_file_that_just_changed_is_not_trusted(
     cache: Path, hashed: Hashed, models: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     last = max(weights(m).stat().st_ctime_ns for m in models)
-    monkeypatch.setattr("zoo.known_digests.time_ns", lambda: last + 2 * 10**9 - 1)
+    monkeypatch.setattr("zoo.storage.known_digests.time_ns", lambda: last + 2 * 10**9 - 1)
     assert ["x", "y"] == hashed()
     assert "y" in hashed()
-    monkeypatch.setattr("zoo.known_digests.time_ns", lambda: last + 2 * 10**9)
+    monkeypatch.setattr("zoo.storage.known_digests.time_ns", lambda: last + 2 * 10**9)
     hashed()
 
     assert [] == hashed()
@@ -196,7 +196,7 @@ def test_a_file_with_an_old_date_that_just_came_is_not_trusted(
 ) -> None:
     for model in models:
         os.utime(weights(model), ns=(0, 0))
-    monkeypatch.setattr("zoo.known_digests.time_ns", time_ns)
+    monkeypatch.setattr("zoo.storage.known_digests.time_ns", time_ns)
     hashed()
 
     assert ["x", "y"] == hashed()
@@ -368,7 +368,7 @@ def test_what_stages_make_in_passing_is_not_remembered(
 def test_the_cache_is_where_the_user_keeps_caches(
     hashed: Hashed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zoo.known_digests.time_ns", lambda: time_ns() + HOUR)
+    monkeypatch.setattr("zoo.storage.known_digests.time_ns", lambda: time_ns() + HOUR)
     monkeypatch.delenv("ZOO_CACHE_DIR")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
@@ -382,8 +382,8 @@ def test_the_cache_is_where_the_user_keeps_caches(
 
 
 MERGE = """
-import sys, time, zoo, zoo.known_digests
-zoo.known_digests.time_ns = lambda: time.time_ns() + 3600 * 10**9
+import sys, time, zoo, zoo.storage.known_digests
+zoo.storage.known_digests.time_ns = lambda: time.time_ns() + 3600 * 10**9
 with zoo.open(sys.argv[1]) as registry:
     for i in range(5):
         registry.merge(method="linear", experts=sys.argv[3:], out=f"{sys.argv[2]}-{i}", rehash=True)

@@ -12,10 +12,10 @@ from small_models import State, family, write
 
 import zoo
 from zoo import Registry
-from zoo.becoming import becoming
 from zoo.digest import json_digest
+from zoo.engine.shards import ShardWriter
 from zoo.errors import IncompatibleModels, InvalidRecipe, StoreError
-from zoo.shards import ShardWriter
+from zoo.storage.becoming import becoming
 
 
 def two(tmp_path: Path) -> list[str]:
@@ -182,7 +182,7 @@ def test_a_merge_killed_while_it_is_published_is_not_made_again(
 def test_a_result_in_several_shards_loads_replays_and_resumes(
     registry: Registry, members: list[State], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("zoo.recipe.SHARD_BYTES", 400)
+    monkeypatch.setattr("zoo.recipes.recipe.SHARD_BYTES", 400)
     version = registry.merge(method="linear", experts=["a", "b"], name="m", out=tmp_path / "out")
     files = sorted(p.name for p in (tmp_path / "out").glob("*.safetensors"))
     state = {n: t for f in files for n, t in load_file(tmp_path / "out" / f).items()}
@@ -276,7 +276,7 @@ def test_tensors_without_names_merge_in_memory() -> None:
 
 
 def test_torch_keeps_one_thread_until_the_last_merge_ends() -> None:
-    from zoo.single_thread import single_threaded_torch
+    from zoo.engine.single_thread import single_threaded_torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(2)

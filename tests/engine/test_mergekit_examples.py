@@ -21,7 +21,7 @@ from tiny_llamas import HEAD, llama, llama_config
 import zoo
 from zoo import Registry
 from zoo.errors import InvalidRecipe, NotFound
-from zoo.recipe import read_recipe
+from zoo.recipes.recipe import read_recipe
 
 TWO = "models: [{model: a, parameters: {weight: 0.6}}, {model: b, parameters: {weight: 0.4}}]"
 SLERP = """

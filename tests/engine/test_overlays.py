@@ -17,6 +17,7 @@ from small_models import State, bits, family, left_behind, same_bytes, write
 
 import zoo
 from zoo import Registry
+from zoo.checkpoints.safetensors_header import read_header
 from zoo.errors import (
     GateFailed,
     IncompatibleModels,
@@ -25,10 +26,9 @@ from zoo.errors import (
     NotFound,
     VerificationFailed,
 )
-from zoo.loading import opened
-from zoo.overlays import overlay_path, task_names
+from zoo.networks.loading import opened
+from zoo.overlays.overlay import overlay_path, task_names
 from zoo.plugins import load_plugins
-from zoo.safetensors_header import read_header
 
 Register = Callable[..., zoo.Version]
 METHODS: dict[str, dict[str, Any]] = {
@@ -603,7 +603,7 @@ def test_a_merge_interrupted_as_it_publishes_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("zoo.merging.publish", interrupted)
+        patched.setattr("zoo.engine.merging.publish", interrupted)
         first, _ = noted()
     assert not (staging(registry) / placed).exists()
 

@@ -17,7 +17,7 @@ import zoo
 from zoo import Registry
 from zoo.errors import IncompatibleModels, InvalidRecipe, InvalidSelection, NotFound, ZooError
 from zoo.plugins import Plugins
-from zoo.recipe import read_recipe
+from zoo.recipes.recipe import read_recipe
 
 Load = Callable[..., State]
 

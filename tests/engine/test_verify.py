@@ -33,7 +33,7 @@ def flip(path: Path, bit: int) -> None:
 
 
 def offset_of(registry: Registry, ref: str, tensor: str) -> int:
-    from zoo.safetensors_header import read_header
+    from zoo.checkpoints.safetensors_header import read_header
 
     header = read_header(object_of(registry, ref))
     (info,) = (t for t in header.tensors if t.name == tensor)

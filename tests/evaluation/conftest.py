@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.modules import save_module
+from zoo.networks.modules import save_module
 from zoo.plugins import load_plugins
 from zoo.tasks.data import DataTask
 from zoo.tasks.examples import Examples

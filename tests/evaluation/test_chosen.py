@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from zoo.errors import NotFound
-from zoo.evaluation import evaluate
-from zoo.leaderboard import leaderboard
+from zoo.measuring.evaluation import evaluate
+from zoo.measuring.leaderboard import leaderboard
 
 EVERYTHING = "name like '%'"
 

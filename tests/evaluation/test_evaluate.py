@@ -9,8 +9,8 @@ import torch
 
 import zoo
 from zoo.errors import InvalidRecipe, NotFound, PluginError
-from zoo.evaluation import evaluate
-from zoo.modules import save_module
+from zoo.measuring.evaluation import evaluate
+from zoo.networks.modules import save_module
 from zoo.sample import Sample
 
 
@@ -162,7 +162,7 @@ def test_a_killed_run_goes_on_where_it_was(registry, add, runs, monkeypatch):
 
 
 def test_nothing_of_a_task_is_recorded_when_its_recording_fails(registry, add, monkeypatch):
-    from zoo import additions
+    from zoo.catalog import additions
 
     version = add("expert", task="three")
     row = additions.metric_row
@@ -388,7 +388,7 @@ def test_a_task_that_fails_on_a_model_is_told(registry, add, monkeypatch, error)
     def fails(outputs, targets):
         raise error
 
-    monkeypatch.setattr(zoo.scores, "check_outputs", fails)
+    monkeypatch.setattr(zoo.measuring.scores, "check_outputs", fails)
     (found,) = evaluate(registry, ["expert"])
 
     assert "`expert@1` cannot be run on task `three`" in str(found.error)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from zoo.errors import IncompatibleModels, InvalidRecipe, PluginError
-from zoo.evaluation import evaluate
-from zoo.modules import save_module
+from zoo.measuring.evaluation import evaluate
+from zoo.networks.modules import save_module
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_heads_that_cannot_be_taken_are_refused(registry, merged, add, network, 
 
 
 def test_a_head_of_another_architecture_is_refused(registry, merged, tmp_path):
-    from zoo.modules import save_module
+    from zoo.networks.modules import save_module
 
     config = {
         "model_type": "zoo_cnn", "channels": 1, "size": 4, "width": 2, "depth": 1, "hidden": 5,

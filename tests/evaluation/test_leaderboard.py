@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.errors import InvalidRecipe, NotFound
-from zoo.leaderboard import leaderboard, wilson
+from zoo.measuring.leaderboard import leaderboard, wilson
 from zoo.records import MetricValue
 
 Z = 1.959963984540054

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.errors import IncompatibleModels, InvalidCheckpoint
+from zoo.measuring.scores import BINS
 from zoo.sample import Sample
-from zoo.scores import BINS
 from zoo.tasks.data import DataTask
 from zoo.tasks.examples import Examples
 

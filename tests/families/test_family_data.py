@@ -14,9 +14,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zoo.engine.layer_config import LayersOf, with_layers
 from zoo.families import Family, data, family_of
-from zoo.layer_config import LayersOf, with_layers
-from zoo.schedule import depths
+from zoo.recipes.schedule import depths
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 from transformers.core_model_loading import (  # noqa: E402

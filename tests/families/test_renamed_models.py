@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.checkpoint import MemoryCheckpoint, Opened, state_of
+from zoo.engine.planned import Model
 from zoo.families.renamed import aligned
-from zoo.planned import Model
 
 EXPERTS, INNER, WIDTH = 3, 2, 5
 PREFIX = "model.layers.0."

@@ -84,11 +84,12 @@ def serve() -> None:
     import torch
 
     import zoo
-    import zoo.merging
-    import zoo.register
-    import zoo.verify
-    from zoo import analytics, fsck, gc, lineage
+    import zoo.engine.merging
+    import zoo.engine.verify
+    import zoo.storage.register
+    from zoo.catalog import analytics, lineage
     from zoo.plugins import load_plugins
+    from zoo.storage import fsck, gc
 
     del analytics, fsck, gc, lineage
     torch.set_num_threads(1)

@@ -145,7 +145,7 @@ def test_large_results_are_sharded_by_component_with_indexes_the_library_reads(
     registered: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = registered.merge(method="linear", experts=["a", "b"], name="w")
-    monkeypatch.setattr("zoo.recipe.SHARD_BYTES", 12_000)
+    monkeypatch.setattr("zoo.recipes.recipe.SHARD_BYTES", 12_000)
 
     sharded = registered.merge(method="linear", experts=["a", "b"], name="m")
 
@@ -165,7 +165,7 @@ def test_large_results_are_sharded_by_component_with_indexes_the_library_reads(
 def test_an_interrupted_merge_goes_on_where_it_was(
     registered: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zoo.shards import ShardWriter
+    from zoo.engine.shards import ShardWriter
 
     finish = ShardWriter.finished
     done: list[str] = []

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from zoo import Registry
 from zoo.checkpoint import MemoryCheckpoint, Opened, TensorInfo, state_of
-from zoo.dequantize import dequantized
+from zoo.checkpoints.dequantize import dequantized
+from zoo.checkpoints.quantization import quantization_of
 from zoo.errors import IncompatibleModels
-from zoo.quantization import quantization_of
 
 State = dict[str, torch.Tensor]
 FP8 = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}

@@ -13,18 +13,18 @@ import pytest
 import torch
 
 import zoo
-from zoo import training
 from zoo.errors import (
     IncompatibleModels,
     InvalidRecipe,
     NotFound,
     PluginError,
 )
+from zoo.grow import training
 from zoo.grow.estimate import estimate
+from zoo.grow.training import TrainingPlan, fresh, train
 from zoo.metrics import metric
 from zoo.plugins import load_plugins
 from zoo.records import MetricValue
-from zoo.training import TrainingPlan, fresh, train
 
 PLAN = {
     "name": "tiny",
@@ -151,10 +151,10 @@ def test_several_processes_make_the_same_models_as_one(registry, tmp_path):
 
 KILLED = """
     import os, signal, sys
-    import torch, zoo, zoo.training
+    import torch, zoo, zoo.grow.training
 
     torch.set_num_threads(1)
-    save, saved = zoo.training._save, []
+    save, saved = zoo.grow.training._save, []
 
     def save_and_die(*arguments):
         save(*arguments)
@@ -162,7 +162,7 @@ KILLED = """
         if len(saved) == 3:  # two epochs of the first model, and one of the second
             os.kill(os.getpid(), signal.SIGKILL)
 
-    zoo.training._save = save_and_die
+    zoo.grow.training._save = save_and_die
     zoo.open(sys.argv[1]).grow(sys.argv[2], jobs=1)
 """
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.errors import GateFailed, IncompatibleModels, InvalidCheckpoint, InvalidRecipe
-from zoo.training import TrainingPlan, fresh, learning_rate, train, training_data
+from zoo.grow.training import TrainingPlan, fresh, learning_rate, train, training_data
 
 PLAN = TrainingPlan(lr=0.1, epochs=4, batch=8)
 

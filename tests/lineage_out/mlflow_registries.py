@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -81,7 +82,7 @@ def sources(root: Path) -> list[tuple[str, int, str, str, str]]:
 def sql_store(root: Path, *, old: bool = False) -> str:
     make_models(root)
     path = root / "mlflow.db"
-    with sqlite3.connect(path) as c:
+    with closing(sqlite3.connect(path)) as c, c:
         c.executescript(OLD if old else NEW)
         c.execute("INSERT INTO runs VALUES (?, ?)", (RUN, f"file://{root}/art/{RUN}/artifacts"))
         c.execute("INSERT INTO params VALUES ('lr', '0.1', ?)", (RUN,))

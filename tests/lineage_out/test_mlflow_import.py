@@ -6,6 +6,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def test_a_later_import_moves_aliases_and_brings_new_metrics(
 ) -> None:
     uri = sql_store(theirs)
     registry.import_mlflow(uri)
-    with sqlite3.connect(uri) as c:
+    with closing(sqlite3.connect(uri)) as c, c:
         c.execute("UPDATE registered_model_aliases SET version = 2 WHERE alias = 'champion'")
         c.execute("UPDATE latest_metrics SET value = 0.8 WHERE key = 'accuracy'")
         c.execute(
@@ -126,7 +127,7 @@ def test_a_later_import_moves_aliases_and_brings_new_metrics(
 def test_a_number_that_was_given_again_is_another_version(registry: Registry, theirs: Path) -> None:
     uri = sql_store(theirs)
     registry.import_mlflow(uri, models=["other"])
-    with sqlite3.connect(uri) as c:
+    with closing(sqlite3.connect(uri)) as c, c:
         c.execute("UPDATE model_versions SET creation_time = 5 WHERE name = 'other'")
     c.close()
 
@@ -158,7 +159,7 @@ def test_what_a_server_serves_is_found_below_its_root(registry: Registry, theirs
     found = registry.import_mlflow(uri, artifacts_root=theirs / "served")
 
     assert "imported" == found[4].outcome
-    with sqlite3.connect(uri) as c:
+    with closing(sqlite3.connect(uri)) as c, c:
         c.execute("UPDATE model_versions SET source = 'mlflow-artifacts:/../plain.safetensors'")
     c.close()
     assert {"skipped"} == {
@@ -214,7 +215,7 @@ def test_a_pickle_is_never_run(registry: Registry, theirs: Path) -> None:
 
 def test_entries_of_two_models_are_not_mixed(registry: Registry, theirs: Path) -> None:
     uri = sql_store(theirs)
-    with sqlite3.connect(uri) as c:
+    with closing(sqlite3.connect(uri)) as c, c:
         c.execute(
             "INSERT INTO model_versions (name, version, creation_time, source, status) "
             "VALUES ('my:model', 1, 1, ?, 'READY')",

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from zoo import Registry, Version
-from zoo.card import version_card
+from zoo.cards.card import version_card
+from zoo.checkpoints.safetensors import open_path
 from zoo.declared import read_declared
-from zoo.safetensors_checkpoint import open_path
 
 
 @pytest.fixture

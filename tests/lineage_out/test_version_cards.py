@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from zoo import Registry, Version
-from zoo.card import version_card
+from zoo.cards.card import version_card
 
 
 def front_of(card: bytes) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import nn
 
 import zoo
 from zoo.metrics import Metric, metric
-from zoo.modules import save_module
+from zoo.networks.modules import save_module
 from zoo.plugins import Plugins, load_plugins
 from zoo.records import MetricValue
 from zoo.sample import Sample

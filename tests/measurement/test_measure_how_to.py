@@ -12,9 +12,9 @@ import torch
 from measured_zoo import network
 
 import zoo
+from zoo.measuring.subjects import subjects
 from zoo.plugins import load_plugins
 from zoo.sample import Sample
-from zoo.subjects import subjects
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "measure-models.md"
 

@@ -12,8 +12,8 @@ from measured_zoo import Counted, Own
 
 import zoo
 from zoo.errors import InvalidRecipe, NotFound, PluginError, RegistryError
-from zoo.measurement import Measured, Measurement, plan
-from zoo.measurement_cost import Costs
+from zoo.measuring.measurement import Measured, Measurement, plan
+from zoo.measuring.measurement_cost import Costs
 
 
 def recorded(registry: zoo.Registry, *refs: str) -> dict[str, float]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import zoo
 from zoo.errors import IncompatibleModels, InvalidRecipe
 from zoo.plugins import load_plugins
-from zoo.recipe import read_recipe
+from zoo.recipes.recipe import read_recipe
 
 METHODS = load_plugins().methods
 QUICK = settings(deadline=None, max_examples=10)

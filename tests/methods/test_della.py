@@ -44,7 +44,7 @@ def test_della_gives_the_golden_numbers(
     case: dict[str, Any], dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     masks = case["params"].get("keep_masks", [])
-    monkeypatch.setattr("zoo.execute.Random", given_masks(masks))
+    monkeypatch.setattr("zoo.engine.execute.Random", given_masks(masks))
 
     found = zoo.merge(
         DELLA,

@@ -19,6 +19,7 @@ from zoo_cli.main import cli
 
 import zoo
 from zoo.checkpoint import MemoryCheckpoint
+from zoo.checkpoints.rank_one import COLUMNS, ROWS, compressed, expanded
 from zoo.errors import (
     GateFailed,
     IncompatibleModels,
@@ -28,7 +29,6 @@ from zoo.errors import (
     PluginError,
 )
 from zoo.plugins import load_plugins
-from zoo.rank_one import COLUMNS, ROWS, compressed, expanded
 from zoo.testing import MethodConformance
 
 OTA = load_plugins().methods["ota"]

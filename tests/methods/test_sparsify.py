@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 import zoo
 from zoo.digest import tensor_digest, weights_digest
 from zoo.errors import GateFailed, InvalidRecipe
-from zoo.mergekit_recipe import read_mergekit
 from zoo.plugins import load_plugins
 from zoo.random import Random
+from zoo.recipes.mergekit_recipe import read_mergekit
 from zoo.stages.drop import drop
 from zoo.testing import MethodConformance
 
@@ -120,7 +120,7 @@ def test_dare_gives_the_golden_numbers(
 ) -> None:
     asked = case["params"]
     masks = asked.get("keep_masks", [])
-    monkeypatch.setattr("zoo.execute.Random", given_masks(masks))
+    monkeypatch.setattr("zoo.engine.execute.Random", given_masks(masks))
     merge = {"linear": "mean", "ties_elect": asked.get("merge")}.get(asked["then"], "sum")
     rescale = {True: "probability", False: "none"}.get(asked["rescale"], asked["rescale"])
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from zoo.architecture import Architecture
 from zoo.checkpoint import MemoryCheckpoint
-from zoo.measurement import compute
+from zoo.measuring.measurement import compute
 from zoo.metrics import parameters_of_each
 from zoo.plugins import load_plugins
 from zoo.records import MetricValue

@@ -11,11 +11,11 @@ import torch
 from pair_subjects import METRICS, numbers, subject
 from torch import nn
 
+from zoo.grow.training import fresh
 from zoo.plugins import load_plugins
 from zoo.sample import Sample
 from zoo.subject import Subject
 from zoo.task import Batch, Task
-from zoo.training import fresh
 
 ARCHITECTURES = load_plugins().architectures
 CONFIGS: dict[str, dict[str, Any]] = {

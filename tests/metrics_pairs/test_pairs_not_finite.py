@@ -8,8 +8,8 @@ import pytest
 import torch
 from pair_subjects import numbers, stored
 
-from zoo.cka import Cka, CkaSums
 from zoo.errors import InvalidCheckpoint
+from zoo.measuring.cka import Cka, CkaSums
 from zoo.paths.profile import barrier, even_positions, wrong
 
 

@@ -8,10 +8,10 @@ import pytest
 from pair_subjects import numbers, subject
 from torch import nn
 
+from zoo.grow.training import TrainingPlan, fresh, train
 from zoo.plugins import load_plugins
 from zoo.sample import Sample
 from zoo.subject import Subject
-from zoo.training import TrainingPlan, fresh, train
 
 PLUGINS = load_plugins()
 DIGITS = PLUGINS.tasks["digits"]

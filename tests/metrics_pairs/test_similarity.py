@@ -25,8 +25,8 @@ from torch import nn
 from zoo_plugins.similarity_metrics import compare
 
 from zoo.architecture import Architecture
-from zoo.cka import Cka, CkaSums
 from zoo.errors import IncompatibleModels, InvalidRecipe
+from zoo.measuring.cka import Cka, CkaSums
 from zoo.sample import Sample
 
 

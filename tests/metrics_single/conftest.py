@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from zoo.single_thread import single_threaded_torch
+from zoo.engine.single_thread import single_threaded_torch
 
 
 @pytest.fixture(autouse=True)

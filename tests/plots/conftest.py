@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.modules import save_module
+from zoo.networks.modules import save_module
 from zoo.records import MetricValue, Version
 
 CONFIG = {

@@ -101,7 +101,7 @@ def test_every_single_bit_of_a_weights_file_is_guarded(registry, save):
 
 def found(registry) -> list:
     """Damage of objects alone: the database is not what is flipped here, and is slow to check."""
-    from zoo.fsck import damaged_objects
+    from zoo.storage.fsck import damaged_objects
 
     return damaged_objects(registry)
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zoo.checkpoints.safetensors_header import MOST_TENSORS, MOST_VALUES, read_header
 from zoo.errors import InvalidCheckpoint
-from zoo.safetensors_header import MOST_TENSORS, MOST_VALUES, read_header
 
 
 def entry(dtype: Any = "F32", shape: Any = (1,), offsets: Any = (0, 4)) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def many(count: int) -> bytes:
 
 def test_more_tensors_than_any_model_has_are_refused_before_they_are_parsed(write_raw, monkeypatch):
     path = write_raw(many(MOST_TENSORS + 2))
-    monkeypatch.setattr("zoo.safetensors_header.json.loads", lambda *_, **__: pytest.fail("parsed"))
+    monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("parsed"))
 
     assert f"over {MOST_TENSORS:,} tensors" in refusal(path)
 
@@ -70,7 +70,7 @@ def test_more_tensors_than_any_model_has_are_refused_before_they_are_parsed(writ
 def test_more_values_than_any_model_has_are_refused_before_they_are_parsed(write_raw, monkeypatch):
     header = b'{"w":[' + b"0," * MOST_VALUES + b"0,0]}"
     path = write_raw(header)
-    monkeypatch.setattr("zoo.safetensors_header.json.loads", lambda *_, **__: pytest.fail("parsed"))
+    monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("parsed"))
 
     assert f"over {MOST_VALUES:,} values" in refusal(path)
 

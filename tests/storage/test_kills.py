@@ -19,7 +19,12 @@ SCRIPT = """
     from pathlib import Path
     import zoo
     # All that is imported on first use is imported here once, before the forks.
-    from zoo import catalog, fsck, gc, register, registry, tables  # noqa: F401
+    from zoo import registry  # noqa: F401
+    from zoo.catalog import catalog
+    from zoo.storage import fsck
+    from zoo.storage import gc
+    from zoo.storage import register
+    from zoo.catalog import tables
     import sqlalchemy.dialects.sqlite, zoo_plugins.safetensors_format  # noqa: E401,F401
     from zoo.errors import ZooError
 

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import zoo
+from zoo.checkpoints.safetensors_header import read_header
 from zoo.digest import flat_key_of_file, tensor_digest, tree_key, weights_digest
 from zoo.errors import (
     InvalidCheckpoint,
@@ -29,7 +30,6 @@ from zoo.errors import (
     ZooError,
 )
 from zoo.records import MetricValue
-from zoo.safetensors_header import read_header
 
 STATE = {
     "w": torch.arange(12.0).reshape(3, 4),
@@ -311,7 +311,7 @@ def test_a_good_shard_beside_a_bad_one_leaves_nothing(registry, save):
 
 
 def test_an_error_while_hashing_leaves_nothing(registry, save, monkeypatch):
-    monkeypatch.setattr("zoo.safetensors_checkpoint.os.preadv", _fails)
+    monkeypatch.setattr("zoo.checkpoints.safetensors.os.preadv", _fails)
 
     with pytest.raises(InvalidCheckpoint):
         registry.register(save(STATE), name="m")
@@ -626,7 +626,7 @@ def test_a_model_larger_than_the_disk_is_refused_before_writing(small_disk, tmp_
 
 
 def test_a_disk_that_fills_up_while_writing_leaves_nothing(small_disk, tmp_path, save, monkeypatch):
-    monkeypatch.setattr("zoo.ingest._check_room", lambda *_: None)
+    monkeypatch.setattr("zoo.storage.ingest._check_room", lambda *_: None)
     with zoo.open(tmp_path / "registry.db", store=small_disk / "store") as registry:
         with pytest.raises(StoreError, match="the disk is full") as caught:
             registry.register(save({f"w{i}": torch.ones(50_000) for i in range(20)}), name="m")

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from zoo.checkpoints.safetensors import open_files, open_path
 from zoo.errors import InvalidCheckpoint, NotFound
-from zoo.safetensors_checkpoint import open_files, open_path
 
 
 def sharded(directory: Path, shards: dict[str, list[str]], weight_map: dict[str, str]) -> Path:

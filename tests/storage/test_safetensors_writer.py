@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from zoo.checkpoint import TensorInfo
+from zoo.checkpoints.safetensors_header import index, layout, read_header, shards
 from zoo.dtypes import DTYPES
 from zoo.errors import InvalidCheckpoint
-from zoo.safetensors_header import index, layout, read_header, shards
 
 _tensors = st.dictionaries(
     st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max_size=12).filter(

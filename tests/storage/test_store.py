@@ -20,7 +20,7 @@ from zoo.digest import flat_key
 from zoo.errors import InvalidName, StoreError
 from zoo.names import check_entry_name, check_relative_path
 from zoo.records import FileRecord
-from zoo.store import Owner, Store, friendly
+from zoo.storage.store import Owner, Store, friendly
 
 OURS = Owner("1b4e28ba-2fa1-41d2-883f-0016d3cca427", "/ours/registry.db")
 THEIRS = Owner("6fa459ea-ee8a-4ca4-894e-db77e160355e", "/theirs/registry.db")
@@ -200,7 +200,7 @@ def test_a_staging_key_never_leads_out_of_the_store(store, key):
 def test_only_the_dead_leave_abandoned_work(store):
     script = f"""
 import os
-from zoo.store import Store
+from zoo.storage.store import Store
 with Store({str(store.root)!r}).staging("work", keep=True):
     os._exit(9)
 """

@@ -11,8 +11,8 @@ import torch
 from data_files import idx_pair
 
 import zoo
+from zoo.engine.merging import data_of
 from zoo.errors import InvalidName, InvalidTask, NotFound, RegistryError
-from zoo.merging import data_of
 from zoo.tasks.known import task_named
 
 GOLDEN = {

@@ -296,8 +296,8 @@ def test_a_mistake_in_missing_is_told(
 def test_chunks_of_any_size_read_the_same_rows(tmp_path: Path) -> None:
     """The engine reads blocks that begin and end within rows."""
     from zoo.checkpoint import MemoryCheckpoint, Opened
-    from zoo.reindexed import SUM, Reindexed, Row, Rows
-    from zoo.transplant import Lacking
+    from zoo.tokenizers.reindexed import SUM, Reindexed, Row, Rows
+    from zoo.tokenizers.transplant import Lacking
 
     own = MemoryCheckpoint({EMBEDDING: torch.randn(6, 5)}, Opened("own"))
     donor = MemoryCheckpoint({EMBEDDING: torch.randn(8, 5)}, Opened("donor"))

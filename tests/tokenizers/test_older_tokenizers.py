@@ -110,7 +110,7 @@ def test_a_sentencepiece_models_tokens_join_a_union(tmp_path: Path, merged: Merg
 
 
 def test_t5_adds_tokens_that_no_file_names(tmp_path: Path, registry: Registry) -> None:
-    from zoo.tokenizer import read_tokenizer
+    from zoo.tokenizers.tokenizer import read_tokenizer
 
     rows = sentencepiece(tmp_path / "t5", "unigram", tokenizer_class="T5Tokenizer", extra_ids=3)
     files = {p.name: p for p in (tmp_path / "t5").iterdir()}

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pursuit_oracle import pursue, transplanted, wide
 
-from zoo import pursuit
 from zoo.checkpoint import MemoryCheckpoint
-from zoo.pursuit import Matrix, Sums, pursued, summed
+from zoo.tokenizers import pursuit
+from zoo.tokenizers.pursuit import Matrix, Sums, pursued, summed
 
 
 def matrix(rows: torch.Tensor) -> Matrix:

@@ -13,8 +13,8 @@ from tiny_vocabularies import EMBEDDING, SPECIAL, Merged, State, linear, write_w
 
 from zoo import Registry
 from zoo.errors import InvalidRecipe
-from zoo.spelling import Spelling
-from zoo.tokenizer import read_tokenizer
+from zoo.tokenizers.spelling import Spelling
+from zoo.tokenizers.tokenizer import read_tokenizer
 
 Merge = Callable[..., Merged]
 BYTES = ["<|end|>", "Ġred", "red", "Ċ", "Ã©", "Ġ", "A", "Ġgold", "<|im_start|>"]

@@ -12,7 +12,7 @@ import torch
 from tiny_vocabularies import EMBEDDING, HEAD, Merged, linear, write_model, write_tokenizer
 
 from zoo import Registry
-from zoo.token_ids import now_of, of_tokenizer, renumbered
+from zoo.tokenizers.token_ids import now_of, of_tokenizer, renumbered
 
 Merge = Callable[..., Merged]
 OLD = ["<unk>", "<s>", "</s>", "red", "green", "blue"]

@@ -11,9 +11,9 @@ from zoo.adapters.change import Change
 from zoo.adapters.peft_config import CONFIG, PeftConfig, read_peft_config
 from zoo.adapters.updates import LowRank
 from zoo.checkpoint import Checkpoint, TensorInfo
+from zoo.checkpoints.safetensors import read_config
 from zoo.dtypes import DTYPES
 from zoo.errors import IncompatibleModels, InvalidCheckpoint
-from zoo.safetensors_checkpoint import read_config
 
 KIND = "adapter"
 NOTE = "adapter"

@@ -24,17 +24,17 @@ from zoo.adapters.adapter import NOTE
 from zoo.adapters.peft_config import CONFIG
 from zoo.adapters.peft_layout import CONV1D, PREFIX
 from zoo.checkpoint import Checkpoint, Opened, TensorInfo, tensor_of
+from zoo.checkpoints.tied_heads import tied_pair
 from zoo.dtypes import DTYPES
 from zoo.errors import IncompatibleModels, InvalidRecipe, did_you_mean
 from zoo.stages.spectrum import gram, truncate
-from zoo.tied_heads import tied_pair
-from zoo.tokenizer import FILES
+from zoo.tokenizers.tokenizer import FILES
 from zoo.transform import Transformed
 
 if TYPE_CHECKING:
     import torch
 
-    from zoo.inputs import Input
+    from zoo.engine.inputs import Input
 
 _EMBEDDING = ("embed", "wte", "wpe", "word_embeddings", "position_embeddings", "tok_embeddings")
 """In the last part of a module's name: its rows are looked up, not multiplied with."""
@@ -204,7 +204,7 @@ def _may_differ(name: str, model: Input, base: Input) -> bool:
         return True
     key = (model.model.digest, base.model.digest, name)
     if key not in _equal:
-        from zoo.reading import Reader
+        from zoo.checkpoints.reading import Reader
 
         chunks = Reader().chunks(name, [model.model.checkpoint, base.model.checkpoint])
         _equal[key] = not any(bool((v[0] != v[1]).any()) for _, v in chunks)

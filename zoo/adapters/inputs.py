@@ -14,13 +14,13 @@ from zoo.adapters.adapter import Adapter, about, adapter_in
 from zoo.adapters.change import Change
 from zoo.adapters.peft_config import CONFIG
 from zoo.checkpoint import Checkpoint, tensor_of
+from zoo.checkpoints.tied_heads import embeddings_of, head_of, is_tied
 from zoo.digest import json_digest
+from zoo.engine.inputs import Applied, Input
+from zoo.engine.plan import Model
 from zoo.errors import IncompatibleModels, NotFound, UnsupportedFormat, ZooError
-from zoo.inputs import Applied, Input
-from zoo.plan import Model
-from zoo.tied_heads import embeddings_of, head_of, is_tied
-from zoo.tokenizer import FILES
-from zoo.vocabulary import text_parts
+from zoo.tokenizers.tokenizer import FILES
+from zoo.tokenizers.vocabulary import text_parts
 
 if TYPE_CHECKING:
     from zoo.records import Version
@@ -209,7 +209,7 @@ def checked(
         NotFound: no base is named, and the adapter names none that is here.
         IncompatibleModels, InvalidCheckpoint, UnsupportedFormat
     """
-    from zoo.opener import Opener
+    from zoo.engine.opener import Opener
 
     adapter = adapter_in(checkpoint)
     if adapter is None:

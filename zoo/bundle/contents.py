@@ -10,12 +10,12 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from zoo import tables as t
-from zoo.additions import tensor_rows
-from zoo.group_metrics import listed as group_metrics
-from zoo.lineage import reach
-from zoo.many import among
-from zoo.needed import needed_by
+from zoo.catalog import tables as t
+from zoo.catalog.additions import tensor_rows
+from zoo.catalog.group_metrics import listed as group_metrics
+from zoo.catalog.lineage import reach
+from zoo.catalog.many import among
+from zoo.catalog.needed import needed_by
 
 Line = dict[str, Any]
 """One line of `catalog.jsonl`; `is` says what it tells of."""

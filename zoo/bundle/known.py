@@ -7,9 +7,9 @@ from typing import Literal
 
 from sqlalchemy import Connection, select
 
-from zoo import tables as t
 from zoo.bundle.contents import FROM, Line
 from zoo.bundle.unpack import Bundle
+from zoo.catalog import tables as t
 from zoo.errors import RegistryError
 from zoo.names import check_entry_name
 

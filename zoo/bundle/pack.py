@@ -14,7 +14,7 @@ from zoo.bundle.contents import contents
 from zoo.digest import canonical_json, flat_key
 from zoo.errors import NotFound, StoreError
 from zoo.progress import NoProgress, Progress
-from zoo.store import friendly
+from zoo.storage.store import friendly
 
 if TYPE_CHECKING:
     from zoo.registry import Registry

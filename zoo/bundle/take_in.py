@@ -16,14 +16,14 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from zoo import additions, audit, phase_rows
-from zoo import group_metrics as groups
-from zoo import tables as t
-from zoo.audit import Happening
 from zoo.bundle.contents import FROM, Line
 from zoo.bundle.known import Conflict, Names, origin, ref_of
 from zoo.bundle.unpack import Bundle, opened_bundle, sensible, stage_objects
-from zoo.catalog import now
+from zoo.catalog import additions, audit, phase_rows
+from zoo.catalog import group_metrics as groups
+from zoo.catalog import tables as t
+from zoo.catalog.audit import Happening
+from zoo.catalog.catalog import now
 from zoo.errors import StoreError
 from zoo.names import check_relative_path
 from zoo.progress import NoProgress, Progress

@@ -17,14 +17,14 @@ from sqlalchemy.exc import StatementError
 
 from zoo.bundle.contents import Line
 from zoo.bundle.pack import CATALOG, FORMAT, MANIFEST, member
+from zoo.checkpoints.hashing import HashPool
+from zoo.checkpoints.safetensors import open_files
+from zoo.checkpoints.safetensors_header import parse_strict_json
 from zoo.digest import json_digest, tree_key, weights_digest
 from zoo.errors import InvalidCheckpoint, VerificationFailed
-from zoo.hashing import HashPool
-from zoo.overlays import is_overlay
+from zoo.overlays.overlay import is_overlay
 from zoo.progress import Progress
-from zoo.safetensors_checkpoint import open_files
-from zoo.safetensors_header import parse_strict_json
-from zoo.store import Store
+from zoo.storage.store import Store
 
 LARGEST_CATALOG = 4 << 30
 """Bytes; ten thousand versions of a thousand tensors are one gigabyte."""

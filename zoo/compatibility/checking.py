@@ -12,25 +12,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.checkpoints.dequantize import dequantized_model
 from zoo.compatibility.doubts import doubts
 from zoo.compatibility.origins import doubts_of_origin
 from zoo.compatibility.problem import Problem, Report, in_order, of_error
 from zoo.compatibility.tensors import differences
 from zoo.compatibility.terms import licences_of
-from zoo.dequantize import dequantized_model
 from zoo.digest import flat_key_of_file, json_digest
+from zoo.engine.inputs import Input, Inputs, is_carried
+from zoo.engine.merging import Resources, request
+from zoo.engine.opener import Opener
+from zoo.engine.planned import Model
 from zoo.errors import IncompatibleModels, InvalidCheckpoint, InvalidRecipe, NotFound, ZooError
-from zoo.inputs import Input, Inputs, is_carried
 from zoo.licences import combined
-from zoo.merging import Resources, request
-from zoo.multi_stage import Stage, prepared_stages
-from zoo.opener import Opener
-from zoo.planned import Model
-from zoo.recipe import Recipe
+from zoo.recipes.multi_stage import Stage, prepared_stages
+from zoo.recipes.recipe import Recipe
 from zoo.records import FileRecord
-from zoo.register import architecture_of
 from zoo.source import format_of, outlined, resolve_source
-from zoo.tokenizer import FILES
+from zoo.storage.register import architecture_of
+from zoo.tokenizers.tokenizer import FILES
 
 if TYPE_CHECKING:
     from zoo.checkpoint import Checkpoint
@@ -169,8 +169,8 @@ def _unhashed(registry: Registry, named: str, checkpoint: Checkpoint) -> Input:
 
 def _selected(registry: Registry, asked: Recipe) -> Recipe:
     """The recipe with the versions that its query gives by name, where it has one."""
-    from zoo.artifacts import KIND
-    from zoo.recipe import Expert
+    from zoo.recipes.recipe import Expert
+    from zoo.storage.artifacts import KIND
 
     if asked.select is None:
         return asked

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from zoo.checkpoints.tied_heads import head_of, is_tied
 from zoo.compatibility.problem import Problem
 from zoo.compatibility.settings import Settings, kind_of, settings_of
 from zoo.compatibility.wording import by_value
 from zoo.dtypes import DTYPES
-from zoo.tied_heads import head_of, is_tied
 
 if TYPE_CHECKING:
-    from zoo.planned import Model
+    from zoo.engine.planned import Model
 
 _MATTERS: Mapping[str, str] = {
     "rope_theta": "positions are turned by other angles, and attention was trained with its own",

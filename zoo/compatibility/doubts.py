@@ -12,7 +12,7 @@ from zoo.compatibility.tokenizers import doubts_of_tokenizers
 from zoo.compatibility.wording import by_value
 
 if TYPE_CHECKING:
-    from zoo.inputs import Inputs
+    from zoo.engine.inputs import Inputs
 
 
 def doubts(inputs: Inputs, lock: Mapping[str, Any]) -> list[Problem]:

@@ -12,7 +12,7 @@ from zoo.dtypes import DTYPES
 if TYPE_CHECKING:
     from zoo.checkpoint import TensorInfo
     from zoo.contract import Method
-    from zoo.planned import Model, Place
+    from zoo.engine.planned import Model, Place
 
 
 def unmet(

@@ -6,16 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from zoo.checkpoints.tied_heads import head_of
 from zoo.compatibility.problem import Problem
 from zoo.compatibility.settings import kind_of
 from zoo.compatibility.wording import by_value, counted, together
 from zoo.families import family_of
-from zoo.schedule import layers, stack_of
-from zoo.tied_heads import head_of
+from zoo.recipes.schedule import layers, stack_of
 
 if TYPE_CHECKING:
     from zoo.checkpoint import TensorInfo
-    from zoo.planned import Model
+    from zoo.engine.planned import Model
 
 FEW = 0.2
 """Share of names in common below which two models are of different architectures, rather than

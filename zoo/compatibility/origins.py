@@ -23,7 +23,7 @@ from zoo.source import HeadersOnly
 if TYPE_CHECKING:
     import numpy as np
 
-    from zoo.inputs import Input
+    from zoo.engine.inputs import Input
 
 FAR = 0.3
 """Cosine of weights below which a model did not begin where the other did. Dimensionless. Of 83
@@ -97,7 +97,7 @@ def closeness(a: Checkpoint, b: Checkpoint) -> float | None:
 
 def _is_here(checkpoint: Checkpoint) -> bool:
     """Whether reading is a matter of bytes on this machine: views work theirs out."""
-    from zoo.safetensors_checkpoint import SafetensorsCheckpoint
+    from zoo.checkpoints.safetensors import SafetensorsCheckpoint
 
     return isinstance(checkpoint, SafetensorsCheckpoint) and not isinstance(checkpoint, HeadersOnly)
 

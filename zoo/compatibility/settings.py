@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from zoo.vocabulary import text_parts
+from zoo.tokenizers.vocabulary import text_parts
 
 _SPELLINGS = {
     "hidden_size": ("n_embd", "d_model", "hidden_dim", "dim", "model_dim"),

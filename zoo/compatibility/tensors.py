@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from zoo.checkpoints.quantization import quantization_of
 from zoo.compatibility.names import Tensors, globs, missing, paired, without_uneven_layers
 from zoo.compatibility.problem import Problem
 from zoo.compatibility.settings import Settings, explained, kind_of, settings_of
 from zoo.compatibility.wording import by_value, listed, together
 from zoo.dtypes import DTYPES
-from zoo.quantization import quantization_of
-from zoo.vocabulary import is_of_tokens
+from zoo.tokenizers.vocabulary import is_of_tokens
 
 if TYPE_CHECKING:
     from zoo.checkpoint import TensorInfo
-    from zoo.planned import Model, Place
+    from zoo.engine.planned import Model, Place
 
 SINGLY = 4
 """Tensors of other shapes that are told one by one; more are counted."""

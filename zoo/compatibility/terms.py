@@ -12,7 +12,7 @@ from zoo.compatibility.wording import by_value
 from zoo.licences import Combined, combined
 
 if TYPE_CHECKING:
-    from zoo.inputs import Input
+    from zoo.engine.inputs import Input
 
 
 def licences_of(inputs: Sequence[Input]) -> dict[str, str | None]:

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.chat_templates import template_of
 from zoo.compatibility.problem import Problem
 from zoo.compatibility.wording import by_value, together
 from zoo.errors import InvalidCheckpoint, InvalidRecipe
-from zoo.tokenizer import CONFIG, FILES, Tokenizer, read_object, read_tokenizer
+from zoo.tokenizers.chat_templates import template_of
+from zoo.tokenizers.tokenizer import CONFIG, FILES, Tokenizer, read_object, read_tokenizer
 
 if TYPE_CHECKING:
-    from zoo.inputs import Input
+    from zoo.engine.inputs import Input
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
 _SPECIAL_FILES = ("special_tokens_map.json", CONFIG)

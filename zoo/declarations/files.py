@@ -38,7 +38,7 @@ class Files:
     @cached_property
     def metadata(self) -> dict[str, str]:
         """`__metadata__` of the weights: that of the first file, where there are several."""
-        from zoo.safetensors_header import read_header
+        from zoo.checkpoints.safetensors_header import read_header
 
         for name in sorted(self._opened.weight_files):
             if name.endswith(".safetensors"):

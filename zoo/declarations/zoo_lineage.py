@@ -8,7 +8,7 @@ from typing import Any
 from zoo.declarations.files import Files
 from zoo.declarations.plain import listed, mapping, number, text
 from zoo.declarations.records import Declared, DeclaredParent
-from zoo.inputs import RECIPE_FILE
+from zoo.engine.inputs import RECIPE_FILE
 
 
 def read(files: Files) -> Declared:

@@ -23,8 +23,8 @@ from zoo.families.find import family_of
 from zoo.families.renames import Called
 
 if TYPE_CHECKING:
-    from zoo.inputs import Input, Inputs
-    from zoo.planned import Model
+    from zoo.engine.inputs import Input, Inputs
+    from zoo.engine.planned import Model
 
 
 class Segment(NamedTuple):
@@ -90,7 +90,7 @@ def with_common_names(inputs: Inputs) -> tuple[Inputs, tuple[str, ...]]:
     every += [one for one in (inputs.base, inputs.giver) if one is not None]
     found = aligned([one.model for one in every])
     if found.problems:
-        from zoo.plan import refuse
+        from zoo.engine.plan import refuse
 
         refuse(found.problems)
     if all(a is one.model for a, one in zip(found.models, every, strict=True)):

@@ -22,8 +22,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+from zoo.checkpoints.headers import header_of
 from zoo.errors import InvalidCheckpoint
-from zoo.headers import header_of
 from zoo.names import tensor_name_problem
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from zoo.auxiliary import auxiliary_files
 from zoo.checkpoint import Opened
+from zoo.checkpoints.auxiliary import auxiliary_files
+from zoo.checkpoints.safetensors_header import parse_strict_json
 from zoo.dtypes import DTYPES
 from zoo.errors import InvalidCheckpoint, NotFound
 from zoo.gguf.checkpoint import DEQUANTIZED, READABLE, GgufCheckpoint
@@ -21,7 +22,6 @@ from zoo.gguf.families import FAMILIES, Family
 from zoo.gguf.header import GgufHeader, GgufTensor, read_gguf_header
 from zoo.gguf.tensors import ROPE, pieces
 from zoo.gguf.tokenizer import tokenizer_of
-from zoo.safetensors_header import parse_strict_json
 
 if TYPE_CHECKING:
     import numpy as np

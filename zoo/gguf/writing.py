@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.checkpoint import Checkpoint, TensorInfo
-from zoo.dequantize import dequantized, without_quantization
+from zoo.checkpoints.dequantize import dequantized, without_quantization
+from zoo.checkpoints.safetensors import read_config, read_small
 from zoo.dtypes import DTYPES, torch_dtype
 from zoo.errors import InvalidCheckpoint, did_you_mean
 from zoo.gguf.blocks import BLOCK, blocks_of
@@ -27,7 +28,6 @@ from zoo.gguf.opening import CONFIG_KEY, DTYPES_KEY, EXACT_KEY
 from zoo.gguf.tensors import Target, targets
 from zoo.gguf.tokenizer import pairs_of_tokenizer
 from zoo.progress import NoProgress, Progress
-from zoo.safetensors_checkpoint import read_config, read_small
 
 if TYPE_CHECKING:
     import torch

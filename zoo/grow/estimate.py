@@ -13,7 +13,7 @@ from zoo.digest import canonical_json
 from zoo.grow.member import architecture_of, is_there
 from zoo.grow.plan import SEED, GrowPlan, Member, MetricOf, read_plan
 from zoo.grow.population import check, jobs_for
-from zoo.training import fresh, train, training_data
+from zoo.grow.training import fresh, train, training_data
 
 if TYPE_CHECKING:
     from zoo.registry import Registry
@@ -57,7 +57,7 @@ def estimate(
     Raises:
         ZooError: as `zoo.grow.population.check` says.
     """
-    from zoo.single_thread import single_threaded_torch
+    from zoo.engine.single_thread import single_threaded_torch
     from zoo.tasks.known import task_named
 
     plan = plan if isinstance(plan, GrowPlan) else read_plan(plan)
@@ -97,13 +97,13 @@ def estimate(
 
 
 def _size(task: Task, split: str) -> int:
-    from zoo.training import TrainingPlan
+    from zoo.grow.training import TrainingPlan
 
     return task.size(split) or len(training_data(task, TrainingPlan(split=split))[1])
 
 
 def _seconds_of_a_step(registry: Registry, member: Member, task: Task, size: int) -> float:
-    from zoo.modules import built
+    from zoo.networks.modules import built
 
     architecture = architecture_of(registry, member.config)
     share = min(1.0, TIMED * member.train.batch / size)

@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any
 from zoo.environment import environment
 from zoo.errors import PluginError, ZooError, did_you_mean
 from zoo.grow.plan import GrowPlan, Member, MetricOf
+from zoo.grow.training import VERSION as TRAINING
+from zoo.grow.training import EpochRecord, TrainingRecord, fresh, train
 from zoo.records import MetricValue, Version
-from zoo.training import VERSION as TRAINING
-from zoo.training import EpochRecord, TrainingRecord, fresh, train
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +110,7 @@ def _single(registry: Registry, plan: GrowPlan) -> list[MetricOf]:
 
 
 def _evaluate(registry: Registry, plan: GrowPlan, refs: Sequence[str]) -> list[str]:
-    from zoo.evaluation import evaluate
+    from zoo.measuring.evaluation import evaluate
 
     return [
         problem
@@ -208,7 +208,7 @@ def _train(
     registry: Registry, member: Member, task: Task, folder: Path
 ) -> tuple[TrainingRecord, dict[str, Path]]:
     """The record, and the directories to register: by epoch, and `last`."""
-    from zoo.modules import built, save_module
+    from zoo.networks.modules import built, save_module
 
     kept = {str(epoch): folder / f"epoch{epoch}" for epoch in member.keep}
     architecture = architecture_of(registry, member.config)

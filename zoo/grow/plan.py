@@ -4,7 +4,7 @@
     architecture: {model_type: zoo_mlp, inputs: 64, width: 16, depth: 2, classes: 10,
                    activation: relu}
     task: digits
-    train: {lr: 0.05, epochs: 20, schedule: onecycle}     # see `zoo.training.TrainingPlan`
+    train: {lr: 0.05, epochs: 20, schedule: onecycle}     # see `zoo.grow.training.TrainingPlan`
     grid:
       width: [4, 16, 64]              # a key of `architecture`, or of `train`
       batch: [16, 128]
@@ -30,10 +30,10 @@ from typing import Any
 
 from zoo.digest import json_digest
 from zoo.errors import InvalidRecipe, did_you_mean
+from zoo.grow.training import VERSION as TRAINING
+from zoo.grow.training import TrainingPlan
 from zoo.names import check_entry_name
-from zoo.recipe import documents, mapping, refuse_unknown, sequence
-from zoo.training import VERSION as TRAINING
-from zoo.training import TrainingPlan
+from zoo.recipes.recipe import documents, mapping, refuse_unknown, sequence
 
 SEED = "seed"
 MOST = 100_000

@@ -32,7 +32,7 @@ def workers(registry: Registry, jobs: int) -> Iterator[Run]:
     `if __name__ == "__main__":`. They end at once when this process ends, or the block is left by
     an exception.
     """
-    from zoo.single_thread import single_threaded_torch
+    from zoo.engine.single_thread import single_threaded_torch
 
     if jobs == 1:
         with single_threaded_torch():

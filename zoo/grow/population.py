@@ -185,8 +185,8 @@ def _check_config(registry: Registry, plan: GrowPlan, member: Member, task: Task
     """Build the model, and run it on two examples."""
     import torch
 
-    from zoo.modules import built
-    from zoo.scores import check_outputs
+    from zoo.measuring.scores import check_outputs
+    from zoo.networks.modules import built
 
     architecture = architecture_of(registry, member.config)
     try:

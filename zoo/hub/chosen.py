@@ -2,7 +2,7 @@
 
 The rules are those by which a directory here is read: an index says which safetensors files count,
 without one all beside the configuration do; torch files count where there is no safetensors file;
-files of other frameworks never do. `zoo.auxiliary` says what is carried beside them.
+files of other frameworks never do. `zoo.checkpoints.auxiliary` says what is carried beside them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from zoo.auxiliary import LARGEST, WEIGHT_SUFFIXES
+from zoo.checkpoints.auxiliary import LARGEST, WEIGHT_SUFFIXES
+from zoo.checkpoints.safetensors import LARGEST_JSON
 from zoo.errors import InvalidCheckpoint, NotFound, UnsupportedFormat
 from zoo.hub.listing import HubFile
-from zoo.overlays import FOLDER
-from zoo.safetensors_checkpoint import LARGEST_JSON
+from zoo.overlays.overlay import FOLDER
 
 PIPELINE = "model_index.json"
 """A diffusers pipeline: its components are folders."""

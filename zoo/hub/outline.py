@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
+from zoo.checkpoints.safetensors_header import LONGEST_HEADER, MOST_TENSORS
 from zoo.errors import InvalidCheckpoint, StoreError
 from zoo.hub.chosen import Chosen
 from zoo.hub.listing import HubFile, Revision
 from zoo.hub.transport import Transport
-from zoo.safetensors_header import LONGEST_HEADER, MOST_TENSORS
 
 SMALL = 100_000_000
 """Bytes of one file that are read whole; what parses such files refuses larger ones."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from zoo.catalog.origins import hub_model
 from zoo.checkpoint import Opened
 from zoo.declarations.records import Declared
 from zoo.declared import read_declared
@@ -18,7 +19,6 @@ from zoo.hub.outline import read_whole
 from zoo.hub.source import HubSource
 from zoo.hub.transport import Transport
 from zoo.names import check_entry_name
-from zoo.origins import hub_model
 from zoo.progress import Progress
 from zoo.records import Version
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from zoo.card import CARD
+from zoo.cards.card import CARD
+from zoo.cards.version_card import version_card
 from zoo.errors import InvalidName, NotFound, StoreError, ZooError
 from zoo.hub.blobs import holds, matches
 from zoo.hub.listing import HubFile, find_revision, list_files
@@ -27,7 +28,6 @@ from zoo.hub.names import HubName, check_repo
 from zoo.hub.publishable import publishable
 from zoo.hub.transport import Interrupted, Transport
 from zoo.records import Version
-from zoo.version_card import version_card
 
 if TYPE_CHECKING:
     from zoo.registry import Registry

@@ -17,9 +17,9 @@ from zoo.hub.listing import HubFile, Revision, find_revision, list_files
 from zoo.hub.names import HubName
 from zoo.hub.outline import read_index, write_outline
 from zoo.hub.transport import Transport
-from zoo.links import LinkMode
 from zoo.progress import Progress
 from zoo.source import RemoteSource
+from zoo.storage.links import LinkMode
 
 
 class HubSource(RemoteSource):

@@ -20,8 +20,8 @@ from torch.func import functional_call
 
 from zoo.errors import IncompatibleModels
 from zoo.landscape.examples import Examples
+from zoo.measuring.scores import check_outputs
 from zoo.paths.profile import answers, wrong
-from zoo.scores import check_outputs
 
 if TYPE_CHECKING:
     from zoo.sample import Sample

@@ -9,12 +9,12 @@ from importlib.metadata import version as installed
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from zoo.catalog.lineage import DECLARED
+from zoo.catalog.origins import HubModel, as_hub_model, hub_model
 from zoo.declarations.plain import listed, mapping, text
-from zoo.flat_digests import flat_digests
 from zoo.licences import known
-from zoo.lineage import DECLARED
-from zoo.origins import HubModel, as_hub_model, hub_model
 from zoo.records import MetricValue, RunDraft, Version
+from zoo.storage.flat_digests import flat_digests
 
 if TYPE_CHECKING:
     from zoo.registry import Registry

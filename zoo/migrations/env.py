@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that `zoo.database` hands over.
+"""Alembic's entry: runs the migrations on the connection that `zoo.catalog.database` hands over.
 
 There is no ini file. The caller has begun the transaction and holds the lock, so that a migration
 is applied whole or not at all, by one process.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from alembic import context
 
-from zoo.database import VERSION_TABLE
-from zoo.tables import ZooTable
+from zoo.catalog.database import VERSION_TABLE
+from zoo.catalog.tables import ZooTable
 
 context.configure(
     connection=context.config.attributes["connection"],

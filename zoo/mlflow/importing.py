@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from zoo.catalog.references import check_alias
 from zoo.errors import InvalidName, RegistryError, ZooError
 from zoo.mlflow.artifacts import Unavailable, weights_of
 from zoo.mlflow.file_store import FileStore
@@ -21,7 +22,6 @@ from zoo.mlflow.records import MlflowStore, MlflowVersion
 from zoo.mlflow.sql_store import SqlStore
 from zoo.names import LONGEST_NAME, check_entry_name
 from zoo.records import MetricValue, Version
-from zoo.references import check_alias
 
 if TYPE_CHECKING:
     from zoo.progress import Progress

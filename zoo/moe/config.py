@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import InvalidRecipe
-from zoo.recipe import documents, mapping, refuse_unknown, sequence
+from zoo.recipes.recipe import documents, mapping, refuse_unknown, sequence
 
 _OWN = ("gate_mode", "architecture", "dtype", "experts_per_token", "seed")
 _EXPERT = ("positive_prompts", "negative_prompts", "noise_scale", "residual_scale")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from zoo.engine.inputs import Input
 from zoo.errors import IncompatibleModels
-from zoo.inputs import Input
 from zoo.moe.fits import config_file, files_of
 from zoo.moe.grouping import Groups
 from zoo.moe.merging import Merging, config_for, merged

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from zoo.dtypes import DTYPES
+from zoo.engine.inputs import Input
 from zoo.errors import InvalidRecipe, ZooError
-from zoo.inputs import Input
 from zoo.moe.dense import EMBEDDINGS, KINDS, MLP, PARTS, is_derived, mlp, outside_the_mlp, spoken
 from zoo.moe.hidden import check_runs
 from zoo.moe.layouts import Layout, layout_for
 from zoo.moe.options import DRAWN, ExpertOptions, UpcycleOptions
 from zoo.moe.prompts import tokenized
-from zoo.tokenizer import FAST, Tokenizer, read_tokenizer
+from zoo.tokenizers.tokenizer import FAST, Tokenizer, read_tokenizer
 
 SHOWN = 3
 """Names that one problem lists."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.checkpoint import TensorInfo
 from zoo.dtypes import DTYPES
-from zoo.inputs import Input
+from zoo.engine.inputs import Input
 from zoo.moe.dense import EMBEDDINGS, MLP, PARTS, is_derived, mlp
 from zoo.moe.draws import keys, normal
 from zoo.moe.elements import Lazy, Reader, computed, copied, elements

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from zoo.errors import IncompatibleModels
-from zoo.tokenizer import CONFIG, FAST, FILES, read_object
+from zoo.tokenizers.tokenizer import CONFIG, FAST, FILES, read_object
 
 _SPECIAL = "special_tokens_map.json"
 Encode = Callable[[str], Sequence[int]]

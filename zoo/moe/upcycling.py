@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zoo.dtypes import DTYPES
+from zoo.engine.inputs import Input
 from zoo.errors import IncompatibleModels, InvalidRecipe
-from zoo.inputs import Input
 from zoo.moe.fits import config_file, files_of, fit
 from zoo.moe.layouts import config_for
 from zoo.moe.mixture import Mixture
 from zoo.moe.options import UpcycleOptions
-from zoo.recipe import output_dtype
+from zoo.recipes.recipe import output_dtype
 from zoo.transform import Transformed
 
 

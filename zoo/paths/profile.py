@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from zoo.errors import InvalidTask
+from zoo.measuring.scores import check_outputs
 from zoo.paths.norm_statistics import has_statistics, reestimate
 from zoo.paths.states import mixed
 from zoo.progress import NoProgress
 from zoo.sample import Sample
-from zoo.scores import check_outputs
 
 if TYPE_CHECKING:
     import torch

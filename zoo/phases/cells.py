@@ -11,13 +11,13 @@ from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from zoo.additions import number_in
+from zoo.catalog.additions import number_in
 from zoo.errors import InvalidSelection, did_you_mean
 from zoo.phases.rule import Measures
 from zoo.records import MetricValue
 
 if TYPE_CHECKING:
-    from zoo.catalog import Catalog
+    from zoo.catalog.catalog import Catalog
     from zoo.records import Version
 
 PREFIX = "grow."

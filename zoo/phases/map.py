@@ -14,7 +14,7 @@ from zoo.plots.phase_diagram import Diagram, Place, caption
 from zoo.plots.style import words
 
 if TYPE_CHECKING:
-    from zoo.catalog import Catalog
+    from zoo.catalog.catalog import Catalog
     from zoo.records import Version
     from zoo.registry import Registry
 

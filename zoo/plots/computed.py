@@ -348,8 +348,8 @@ def _said(quantity: Quantity, tasks: int) -> str:
 
 @contextmanager
 def _opened(examples: Examples, refs: Sequence[str]) -> Iterator[list[Subject]]:
-    from zoo.single_thread import single_threaded_torch
-    from zoo.subjects import subjects
+    from zoo.engine.single_thread import single_threaded_torch
+    from zoo.measuring.subjects import subjects
 
     with ExitStack() as stack, single_threaded_torch():
         yield subjects(examples.registry, refs, stack)

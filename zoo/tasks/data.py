@@ -141,8 +141,8 @@ class DataTask(Task):
         return super().loss(outputs.flatten(0, -2), targets.flatten())
 
     def evaluate(self, module: torch.nn.Module, sample: Sample) -> list[MetricValue]:
-        """Scores of labels, or of tokens: see `zoo.scores` and `zoo.token_scores`."""
-        from zoo.token_scores import scores_of_tokens
+        """Scores of labels, or of tokens; see `scores` and `token_scores` in `zoo.measuring`."""
+        from zoo.measuring.token_scores import scores_of_tokens
 
         if self.tensors(sample.split)[1].ndim == 1:
             return super().evaluate(module, sample)

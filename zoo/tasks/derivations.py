@@ -10,7 +10,8 @@ A step is written `NAME: VALUE` or `NAME: {OPTION: VALUE, ...}`; a value alone i
 option. Images are (n, c, h, w) in [0, 1] and stay so. Steps that compute new grey values (`rotate`
 by other than right angles, `resize`, the corruptions) round them to multiples of 1/255, as a file
 of images has them, so that the data's digest does not depend on how a machine adds. What is random
-depends on seed, step and split alone. Noise on labels is a matter of training; see `zoo.training`.
+depends on seed, step and split alone. Noise on labels is a matter of training:
+see `zoo.grow.training`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from zoo_cli.output import Column, json_option, on_terminal, say, show_json, sho
 from zoo_cli.session import Session, pass_session
 
 if TYPE_CHECKING:
-    from zoo.advice import Advice
+    from zoo.advice.advise import Advice
 
 
 @click.command("advise")
@@ -56,7 +56,7 @@ def command(
         zoo advise --where "base = 'qwen'"
         zoo advise --where "accuracy > 0.9" --task math --task code
     """
-    from zoo.advice_records import advise_on
+    from zoo.advice.records import advise_on
 
     check_chosen(refs, selecting, "Name the experts, or select them with --where; one of the two.")
     with session.open() as registry:

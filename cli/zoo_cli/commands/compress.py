@@ -21,7 +21,7 @@ from zoo_cli.units import number, size
 from zoo_cli.versions import overlay_fields, show_version
 
 if TYPE_CHECKING:
-    from zoo.compression import Compressed
+    from zoo.overlays.compression import Compressed
 
 
 @click.command("compress")

@@ -15,7 +15,7 @@ from zoo_cli.output import Column, json_option, say, show_json, show_table
 from zoo_cli.session import Session, pass_session
 
 if TYPE_CHECKING:
-    from zoo.verify import Verdict
+    from zoo.engine.verify import Verdict
     from zoo_cli.upscaler_demo import Board, Made
 
 PICTURE = "zoo-demo.png"

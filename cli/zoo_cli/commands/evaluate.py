@@ -19,7 +19,7 @@ from zoo_cli.session import Session, pass_session
 from zoo_cli.units import number
 
 if TYPE_CHECKING:
-    from zoo.evaluation import Evaluated
+    from zoo.measuring.evaluation import Evaluated
 
 
 @click.command("evaluate")
@@ -68,7 +68,7 @@ def command(
         zoo evaluate merged --task mnist --head-from mnist-expert
     """
     check_chosen(refs, asked, "Name the models, or select them with --where.")
-    from zoo.evaluation import evaluate
+    from zoo.measuring.evaluation import evaluate
 
     with session.open(lazy=True) as registry:
         done = evaluate(

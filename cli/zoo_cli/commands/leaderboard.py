@@ -16,7 +16,7 @@ from zoo_cli.output import Column, json_option, on_terminal, say, show_json, sho
 from zoo_cli.session import Session, pass_session
 
 if TYPE_CHECKING:
-    from zoo.leaderboard import Leaderboard
+    from zoo.measuring.leaderboard import Leaderboard
 
 INTERVALS = 2
 """With more tasks than this, a terminal has no room for the interval of each value."""
@@ -78,7 +78,7 @@ def command(
         zoo leaderboard --where "base = 'start'" --task mnist --task fashion --by normalized
     """
     check_chosen(refs, asked, "Name the versions, or select them with --where.")
-    from zoo.leaderboard import leaderboard
+    from zoo.measuring.leaderboard import leaderboard
 
     with session.open() as registry:
         board = leaderboard(registry, refs or None, tasks=tasks or None, **asked)

@@ -31,7 +31,7 @@ from zoo_cli.units import count, number
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from zoo.measurement import Measured, Measurement
+    from zoo.measuring.measurement import Measured, Measurement
     from zoo.metrics import Metric
     from zoo.registry import Registry
 
@@ -170,8 +170,8 @@ def _show_plan(
     as_json: bool,
 ) -> None:
     from zoo.errors import ZooError
-    from zoo.measurement import Measured, plan
-    from zoo.measurement_cost import Costs
+    from zoo.measuring.measurement import Measured, plan
+    from zoo.measuring.measurement_cost import Costs
 
     costs = Costs(registry)
 

@@ -1,0 +1,555 @@
+"""Where the bytes of a zoo live: files found by their digest, written once, never edited.
+
+    registry.store/
+      objects/tree/ab/HEX   weights files, by root over header and tensor digests; mode 0444
+      objects/flat/ab/HEX   all other files, by sha256; mode 0444
+      views/NAME/NUMBER/    a version's directory, links to objects; derived, rebuilt on demand
+      staging/KEY/          work in progress, locked by its owner
+      owner                 the id of the zoo it belongs to, and of nobody else
+      lock, lock.gate       shared while publishing, exclusive while collecting
+
+A file is complete and durable before it has its final name, so whatever is under `objects/` is
+whole. Only a database transaction makes a version; an object no version names is garbage.
+"""
+
+from __future__ import annotations
+
+import errno
+import filecmp
+import os
+import re
+import shutil
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
+
+from zoo.errors import StoreError
+from zoo.names import check_entry_name, check_relative_path
+from zoo.records import FileRecord
+from zoo.storage.links import link
+from zoo.storage.locks import Turnstile, try_lock
+
+KINDS = ("tree", "flat")
+_KEY = re.compile(r"(tree|flat):([0-9a-f]{64})")
+_STAGING_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
+_LOCK = ".lock"
+_OWNER = "owner"
+_TRASH = ".trash-"
+_VIEW = ".view-"
+_GRACE = 60.0
+"""Seconds that unlocked work in progress is left alone: making a directory, linking a view."""
+_RACES = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT)
+
+
+class Owner(NamedTuple):
+    """The zoo a store belongs to."""
+
+    id: str
+    """Made with the registry and kept in it, so that both still know each other when moved."""
+    registry: str
+    """Path or URL of the registry; as it was when the store was claimed. For messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """A staging directory whose owner is gone."""
+
+    path: Path
+    age: float
+    """Seconds since anything in it changed."""
+    resumable: bool
+
+
+class Store:
+    """The files of one zoo. Holds no state: any number of processes may use one directory."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self._turnstile = Turnstile(self.root / "lock")
+
+    @classmethod
+    def create(cls, root: Path | str, owner: Owner) -> Store:
+        """The store at `root`, made if it is not there. Safe for many processes at once.
+
+        Raises:
+            StoreError: it belongs to another zoo.
+        """
+        store = cls(root)
+        with friendly(store.root):
+            if store.owner() is None:
+                for path in reversed([p for p in store.root.parents if not p.is_dir()]):
+                    _make(path)
+                for folder in ("", "objects", *(f"objects/{k}" for k in KINDS), "views", "staging"):
+                    _make(store.root / folder)
+                with store.collecting():
+                    store._claim(owner)
+        store.check_owner(owner)
+        return store
+
+    @classmethod
+    def open(cls, root: Path | str, owner: Owner) -> Store:
+        """The store at `root`, if it is there; what needs it says so when it is not.
+
+        Raises:
+            StoreError: it belongs to another zoo, or holds objects and belongs to none.
+        """
+        store = cls(root)
+        if store.owner() is None and store.holds_objects():
+            raise StoreError(
+                f"The store `{store.root}` belongs to no zoo:",
+                f"its file `{_OWNER}` is gone.",
+                f"If it is the store of `{owner.registry}`, run `zoo init` to say so.",
+                root=store.root,
+            )
+        store.check_owner(owner)
+        return store
+
+    # Ownership
+
+    def owner(self) -> Owner | None:
+        """Whose store this is; None when nobody has claimed it."""
+        path = self.root / _OWNER
+        if not path.is_file():
+            return None
+        with friendly(self.root):
+            id_, _, registry = path.read_text(encoding="utf-8").partition("\n")
+        return Owner(id_, registry.rstrip("\n"))
+
+    def check_owner(self, owner: Owner) -> None:
+        """Refuse another zoo's store: to either, the other's objects would be garbage.
+
+        Raises:
+            StoreError: names both zoos.
+        """
+        found = self.owner()
+        if found is not None and found.id != owner.id:
+            raise StoreError(
+                f"The store `{self.root}` belongs to another zoo, made as `{found.registry}` "
+                f"({found.id}), and not to `{owner.registry}` ({owner.id}):",
+                "`zoo gc` of one would delete what the other needs.",
+                "Put the right store there, or make the registry with one of its own: "
+                "zoo --registry PATH init --store DIR",
+                root=self.root,
+                owner=found.id,
+                zoo=owner.id,
+            )
+
+    def holds_objects(self) -> bool:
+        """Whether there is anything in it to lose."""
+        return self.root.is_dir() and next(self.objects(), None) is not None
+
+    def _claim(self, owner: Owner) -> None:
+        """Write down whose it is, unless somebody has; only inside `collecting()`."""
+        if self.owner() is not None:
+            return
+        draft = self.root / f".{_OWNER}"
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(f"{owner.id}\n{owner.registry}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(self.root / _OWNER)
+        _sync(self.root)
+
+    # Staging
+
+    @contextmanager
+    def staging(self, key: str, *, keep: bool = False) -> Iterator[Path]:
+        """A directory to prepare files in, ours until the block ends.
+
+        It is removed at the end. With `keep`, Ctrl-C leaves it, as a killed process does, for the
+        next call with the same key to resume from. An error does not: what failed once will fail
+        again, and a full disk wants its room back.
+
+        Raises:
+            StoreError: another process (or thread) works under this key: `pid` says which. We do
+                not wait for it, because what it will publish is what the caller was about to make.
+        """
+        if not _STAGING_KEY.fullmatch(key):
+            raise ValueError(f"not a staging key: {key!r}")
+        path = self.root / "staging" / key
+        with friendly(self.root):
+            lock = self._hold(path, keep)
+        try:
+            with friendly(self.root):
+                yield path
+        except BaseException as error:
+            if not keep or isinstance(error, Exception):
+                self._discard(path)
+            raise
+        else:
+            self._discard(path)
+        finally:
+            os.close(lock)
+
+    def abandoned(self) -> Iterator[Abandoned]:
+        """Staging directories that no living process holds."""
+        for path in self._children(self.root / "staging"):
+            with suppress(FileNotFoundError):  # its owner removed it while we looked
+                if (found := _abandonment(path)) is not None:
+                    yield found
+
+    def discard(self, abandoned: Abandoned) -> bool:
+        """Remove an abandoned staging directory; False when somebody has taken it up again."""
+        try:
+            fd = os.open(abandoned.path / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            self._discard(abandoned.path)
+            return True
+        try:
+            if not try_lock(fd) or not _same(fd, abandoned.path / _LOCK):
+                return False
+            self._discard(abandoned.path)
+            return True
+        finally:
+            os.close(fd)
+
+    # Publishing and collecting
+
+    @contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Held from the first `place` until the database has committed.
+
+        While anybody holds it, nothing is collected: an object found in place stays in place.
+        """
+        with friendly(self.root), self._turnstile.shared():
+            yield
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Held while garbage is marked and swept; nobody publishes meanwhile."""
+        with friendly(self.root), self._turnstile.exclusive():
+            yield
+
+    def place(self, staged: Path, key: str) -> None:
+        """Move a finished file to its place; only inside `publishing()`, and `settle` it then.
+
+        It replaces an object that is there already: what was staged was hashed just now, and what
+        is there may be damaged since it was. Who has the old one open keeps reading it. But a link
+        never replaces an own copy, which somebody asked for: it lends its bytes if they differ.
+        """
+        target = self.path(key)
+        with friendly(self.root):
+            if _same_file(staged, target):
+                return
+            if _own(target) and not _own(staged):
+                if filecmp.cmp(staged, target, shallow=False):
+                    return
+                staged = _own_copy(staged)
+            _sync(staged)
+            target.parent.mkdir(exist_ok=True)
+            staged.rename(target)
+
+    def settle(self, key: str) -> bool:
+        """Make an object durable under its name, and read-only; False when it is not there.
+
+        Also for an object found in place: who put it there may not have come this far. Its mode
+        changes after its name does, so that what is staged can be made again whenever we die.
+        """
+        path = self.path(key)
+        if not path.exists():
+            return False
+        with friendly(self.root):
+            _protect(path)
+            _sync(path.parent)
+            _sync(path.parent.parent)
+        return True
+
+    # Objects
+
+    def path(self, key: str) -> Path:
+        """Where an object is, or would be."""
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise ValueError(f"not an object key: {key!r}")
+        kind, digest = match.groups()
+        return self.root / "objects" / kind / digest[:2] / digest
+
+    def has(self, key: str) -> bool:
+        return self.path(key).exists()
+
+    def objects(self) -> Iterator[tuple[str, Path, int]]:
+        """Every object: key, path, bytes. Keys ascending within a kind."""
+        for kind in KINDS:
+            for shelf in self._children(self.root / "objects" / kind):
+                for path in self._children(shelf):
+                    key = f"{kind}:{path.name}"
+                    if not _KEY.fullmatch(key):
+                        continue
+                    try:
+                        size = path.stat().st_size
+                    except FileNotFoundError:
+                        # Collected while we walk, or a symlink to a source that is gone.
+                        if not path.is_symlink():
+                            continue
+                        size = 0
+                    yield key, path, size
+
+    def remove(self, key: str) -> None:
+        """Delete an object; only inside `collecting()`."""
+        with friendly(self.root):
+            self.path(key).unlink(missing_ok=True)
+
+    # Views
+
+    def view(self, name: str, number: int, files: Sequence[FileRecord]) -> Path:
+        """A version's directory in Hugging Face layout, built when it is absent or differs.
+
+        It is relative links into `objects/`, so a zoo can be moved; it appears whole or not at all.
+        """
+        view = self.view_path(name, number)
+        if self.view_is_current(name, number, files):
+            return view
+        with friendly(self.root):
+            fresh = self.root / "staging" / f"{_VIEW}{uuid4().hex}"
+            for record in files:
+                link = fresh / check_relative_path(record.path)
+                link.parent.mkdir(parents=True, exist_ok=True)
+                # Written for where the link will be, which is as deep as `view`, not as `fresh`.
+                final = view / record.path
+                link.symlink_to(os.path.relpath(self.path(record.object), final.parent))
+            fresh.mkdir(parents=True, exist_ok=True)
+            try:
+                while not self.view_is_current(name, number, files):
+                    self._discard(view)
+                    try:
+                        view.parent.mkdir(parents=True, exist_ok=True)
+                        fresh.rename(view)
+                        break  # whoever replaces it now puts the same in its place
+                    except OSError as error:
+                        # Another process built it, or dropped its neighbour, between two lines.
+                        if error.errno not in _RACES or not fresh.is_dir():
+                            raise
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
+        return view
+
+    def view_path(self, name: str, number: int) -> Path:
+        return self.root / "views" / check_entry_name(name) / str(int(number))
+
+    def view_is_current(self, name: str, number: int, files: Sequence[FileRecord]) -> bool:
+        """Whether a version's directory is there and holds just these links."""
+        view = self.view_path(name, number)
+        wanted = {
+            r.path: os.path.relpath(self.path(r.object), (view / r.path).parent) for r in files
+        }
+        found: dict[str, str] = {}
+        for folder, _, names in os.walk(view):
+            for path in (Path(folder, name) for name in names):
+                target = str(path.readlink()) if path.is_symlink() else ""
+                found[path.relative_to(view).as_posix()] = target
+        return view.is_dir() and found == wanted
+
+    def views(self) -> Iterator[tuple[str, int]]:
+        """Name and number of every directory that was built."""
+        for first in self._children(self.root / "views"):
+            for second in self._children(first):
+                if second.name.isdigit():
+                    yield first.name, int(second.name)
+                    continue
+                for third in self._children(second):
+                    if third.name.isdigit():
+                        yield f"{first.name}/{second.name}", int(third.name)
+
+    def drop_view(self, name: str, number: int) -> None:
+        """Remove a version's directory; its objects stay."""
+        view = self.view_path(name, number)
+        with friendly(self.root):
+            self._discard(view)
+            for folder in view.relative_to(self.root / "views").parents:
+                if folder.parts:
+                    try:
+                        (self.root / "views" / folder).rmdir()
+                    except OSError:
+                        break
+
+    # Helpers
+
+    def _hold(self, path: Path, keep: bool) -> int:
+        """Make a staging directory and lock it. The lock file goes with the directory, so after
+        locking we make sure that it is still the one that the path names."""
+        while True:
+            made = False
+            # Not mkdir(exist_ok=True), which looks again, and may find it gone by then.
+            with suppress(FileExistsError):
+                path.mkdir()
+                made = True
+            try:
+                fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            except FileNotFoundError:
+                continue
+            if not try_lock(fd):
+                pid = os.pread(fd, 64, 0).decode(errors="replace").split()[:1]
+                os.close(fd)
+                raise StoreError(
+                    f"`{path.name}` is already being worked on by process {' '.join(pid)}:",
+                    "both would make the same thing.",
+                    "Wait for it, or end it; its finished part will be used.",
+                    key=path.name,
+                    pid=int(pid[0]) if pid and pid[0].isdigit() else None,
+                )
+            if _same(fd, path / _LOCK):
+                try:
+                    os.ftruncate(fd, 0)
+                    os.pwrite(fd, f"{os.getpid()} {'resumable' if keep else ''}\n".encode(), 0)
+                except OSError:  # the disk is full
+                    if made:
+                        self._discard(path)
+                    os.close(fd)
+                    raise
+                return fd
+            os.close(fd)
+
+    def _discard(self, path: Path) -> None:
+        """Remove a directory; it vanishes from its name at once, so a newcomer may reuse it."""
+        trash = self.root / "staging" / (_TRASH + uuid4().hex)
+        try:
+            path.rename(trash)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(trash, ignore_errors=True)
+
+    def _children(self, folder: Path) -> list[Path]:
+        try:
+            return sorted(folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            if not self.root.is_dir():
+                raise _missing(self.root) from None
+            return []
+
+
+@contextmanager
+def friendly(root: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into a StoreError that says what to do.
+
+    Raises:
+        StoreError: `errno` is an attribute; full disk, quota, read-only, no permission, missing.
+    """
+    try:
+        yield
+    except OSError as error:
+        known = {
+            errno.ENOSPC: ("the disk is full", "Free some space, or run `zoo gc`."),
+            errno.EDQUOT: ("the disk quota is used up", "Free some space, or run `zoo gc`."),
+            errno.EROFS: ("its file system is read-only", "Mount it writable, or copy the zoo."),
+            errno.EACCES: ("permission was denied", "Change its owner or mode, or copy the zoo."),
+            errno.EPERM: ("permission was denied", "Change its owner or mode, or copy the zoo."),
+            errno.EIO: ("the disk failed", "Check the disk, then run `zoo fsck`."),
+        }
+        if error.errno == errno.ENOENT and not root.is_dir():
+            raise _missing(root) from error
+        if error.errno not in known:
+            raise
+        why, how = known[error.errno]
+        raise StoreError(
+            f"Cannot write to the store `{root}`:",
+            f"{why}.",
+            how,
+            root=root,
+            errno=error.errno,
+            path=error.filename,
+        ) from error
+
+
+def _missing(root: Path) -> StoreError:
+    return StoreError(
+        f"The store `{root}` is not there:",
+        "the registry's bytes are kept in it.",
+        "Put it back beside the registry, or make a new zoo with `zoo init`.",
+        root=root,
+    )
+
+
+def _same(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _abandonment(path: Path) -> Abandoned | None:
+    """What a dead process left at `path`, or None when its owner lives, or may."""
+    age = _age(path)
+    if path.name.startswith(_TRASH):
+        return Abandoned(path, age, resumable=False)
+    try:
+        fd = os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return Abandoned(path, age, resumable=False) if age > _GRACE else None
+    try:
+        dead = try_lock(fd)
+        words = os.pread(fd, 64, 0).decode(errors="replace").split()
+    finally:
+        os.close(fd)
+    return Abandoned(path, age, resumable="resumable" in words) if dead else None
+
+
+def _age(path: Path) -> float:
+    newest = path.lstat().st_mtime
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                newest = max(newest, Path(folder, name).lstat().st_mtime)
+            except FileNotFoundError:
+                continue
+    return time.time() - newest
+
+
+def _own(path: Path) -> bool:
+    """Whether there is a file, and no other name leads to its bytes."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+
+
+def _own_copy(staged: Path) -> Path:
+    """A file beside a staged link, with its bytes."""
+    copy = staged.with_name(f".{staged.name}.copy")
+    if not link(staged, copy, "clone"):
+        shutil.copyfile(staged, copy)
+    return copy
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    """Whether both lead to one file, as when a stored file itself was registered by link."""
+    try:
+        return a.samefile(b)
+    except FileNotFoundError:
+        return False
+
+
+def _make(path: Path) -> None:
+    """Make a directory, or find it; its name is durable then, whoever made it."""
+    path.mkdir(exist_ok=True)
+    _sync(path.parent)
+
+
+def _protect(path: Path) -> None:
+    """Take away the right to write to a file, unless it is also the user's: a link of any kind."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return
+        raise
+    try:
+        found = os.fstat(fd)
+        if found.st_nlink == 1 and found.st_mode & 0o222:
+            with suppress(PermissionError):  # another user of the store made it
+                os.fchmod(fd, 0o444)
+    finally:
+        os.close(fd)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
