@@ -39,11 +39,14 @@ def _show(diff: dict[str, Any]) -> None:
     parts = [
         (len(diff["shared"]), "shared"),
         (len(changed), "changed"),
+        (len(diff["carried"]), "changed that do not merge"),
         (len(diff["only_a"]), f"only in {diff['a']}"),
         (len(diff["only_b"]), f"only in {diff['b']}"),
         (len(differing), "of another shape"),
     ]
     say(f"{diff['a']} and {diff['b']}: " + ", ".join(f"{n} {what}" for n, what in parts if n) + ".")
+    if told := _total(diff["total"]):
+        say(f"All weights together: {told}.")
     shown = changed[:SHOWN] if on_terminal() else changed
     if shown:
         show_table(
@@ -69,6 +72,12 @@ def _show(diff: dict[str, Any]) -> None:
             say(f"{what}: " + _some([_name(t) for t in diff[key]]))
     if differing:
         say("Of another shape: " + _some(differing))
+
+
+def _total(total: dict[str, Any]) -> str:
+    """How near the models are as wholes: what tells kinship, whatever they are called."""
+    known = [("cosine", total["cosine"]), ("relative distance", total["relative"])]
+    return ", ".join(f"{what} {number(value)}" for what, value in known if value is not None)
 
 
 def _name(entry: Any) -> str:
