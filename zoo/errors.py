@@ -117,7 +117,10 @@ def did_you_mean(word: str, known: list[str] | tuple[str, ...]) -> str:
     """A sentence that names the nearest known words, or lists them all when none is near."""
     import difflib
 
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
-    if near:
-        return "Did you mean " + " or ".join(f"`{n}`" for n in near) + "?"
+    lower: dict[str, list[str]] = {}
+    for k in known:
+        lower.setdefault(k.lower(), []).append(k)
+    if near := difflib.get_close_matches(word.lower(), lower, n=3, cutoff=0.6):
+        named = [k for n in near for k in lower[n]][:3]
+        return "Did you mean " + " or ".join(f"`{n}`" for n in named) + "?"
     return "Known: " + ", ".join(f"`{k}`" for k in known) + "." if known else ""

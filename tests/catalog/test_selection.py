@@ -131,6 +131,8 @@ def test_a_limit_takes_the_first_of_the_order(zoo: Catalog) -> None:
         ("acuracy > 1", "Did you mean `acc`"),
         ("zzz > 1", "Known: `name`"),
         ("ac > 1", "Did you mean `acc`"),
+        ("ACC > 1", "Did you mean `acc`"),
+        ("tag.select = 'x'", "tag.'my key'"),
         ("taks = 'math'", "Did you mean `task`"),
         ('task = "math"', "single quotes"),
         ("metric.'ac' > 1", "Did you mean `acc`"),
@@ -227,7 +229,16 @@ def test_nothing_but_an_expression_is_accepted(zoo: Catalog, where: str) -> None
 
 
 @pytest.mark.parametrize(
-    "order", ["", "name; drop table versions", "name limit 1", "(select 1)", "random()", "alias"]
+    "order",
+    [
+        "",
+        "name; drop table versions",
+        "name limit 1",
+        "(select 1)",
+        "random()",
+        "alias",
+        "acc nulls first",
+    ],
 )
 def test_nothing_but_sort_keys_is_accepted(zoo: Catalog, order: str) -> None:
     if not order:
@@ -247,6 +258,8 @@ def test_nothing_but_sort_keys_is_accepted(zoo: Catalog, order: str) -> None:
         " or ".join(["acc > 1"] * 2000),
         "name = '" + "x" * 30_000 + "'",
         "lower(" * 1000 + "name" + ")" * 1000 + " = 'x'",
+        " and ".join(["latest"] * 1000),
+        "a.b." * 4000 + "c = 1",
     ],
 )
 def test_an_absurdly_large_expression_is_refused(zoo: Catalog, where: str) -> None:

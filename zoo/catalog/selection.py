@@ -20,8 +20,10 @@ SQLAlchemy expressions with bound values. No text of the user ever becomes SQL t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from sqlalchemy import (
@@ -45,7 +47,7 @@ from zoo.catalog import tables as t
 from zoo.errors import InvalidSelection, did_you_mean
 
 if TYPE_CHECKING:
-    from sqlglot import exp
+    from sqlglot import Dialect, exp
 
 Kind = Literal["text", "number", "bool", "tag"]
 Clause = ColumnElement[bool]
@@ -136,7 +138,9 @@ def compile_where(text: str, vocabulary: Vocabulary) -> Selection:
     Raises:
         InvalidSelection: not one expression, an unknown name, or types that do not compare.
     """
-    return _Compiler(text, vocabulary).where()
+    compiler = _Compiler(text, vocabulary)
+    with compiler.bounded():
+        return compiler.where()
 
 
 def compile_order(text: str, vocabulary: Vocabulary) -> list[UnaryExpression[Any]]:
@@ -145,7 +149,9 @@ def compile_order(text: str, vocabulary: Vocabulary) -> list[UnaryExpression[Any
     Raises:
         InvalidSelection: as `compile_where`.
     """
-    return _Compiler(text, vocabulary).order()
+    compiler = _Compiler(text, vocabulary)
+    with compiler.bounded():
+        return compiler.order()
 
 
 @dataclass(frozen=True)
@@ -184,6 +190,14 @@ class _Compiler:
         self._found: Select[Any] | None = None
         """The look-up that the part at hand used last."""
 
+    @contextmanager
+    def bounded(self) -> Iterator[None]:
+        """Errors may show a tree that is deeper than the stack."""
+        try:
+            yield
+        except RecursionError as error:
+            raise self._error("It is nested too deeply.") from error
+
     def where(self) -> Selection:
         from sqlglot import exp
 
@@ -207,6 +221,8 @@ class _Compiler:
         for item in self._parse(f"ORDER BY {self._text}", exp.Order).expressions:
             if not isinstance(item, exp.Ordered) or item.args.get("with_fill"):
                 raise self._refused(item)
+            if item.args.get("nulls_first"):
+                raise self._error("What is absent comes last.", "Leave out `nulls first`.")
             value = self._operand(item.this, 0)
             if value.many:
                 raise self._error("A version has any number of aliases; they give no order.")
@@ -226,11 +242,12 @@ class _Compiler:
         if "\0" in text:
             raise self._error("It holds a NUL character.")
         try:
-            tree = sqlglot.parse_one(text, into=into)
+            tree = sqlglot.parse_one(text, into=into, dialect=_dialect())
         except SqlglotError as error:
-            raise self._error(_reason(error)) from error
-        except (RecursionError, ValueError) as error:
-            raise self._error("It is nested too deeply or malformed.") from error
+            how = "Odd names stand in quotes: tag.'my key', metric.'my metric'."
+            raise self._error(_reason(error), how) from error
+        except ValueError as error:
+            raise self._error("It is malformed.") from error
         return tree
 
     # Conditions
@@ -273,7 +290,7 @@ class _Compiler:
             case exp.Boolean():
                 return true() if node.this else false()
             case exp.Column():
-                value = self._column(node)
+                value = self._operand(node, down)
                 if value.kind == "bool":
                     return value.sql
                 raise self._error(f"`{node.sql()}` alone is no condition: compare it with a value.")
@@ -561,6 +578,17 @@ _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
 
 def _text(value: str) -> _Value:
     return _Value("text", literal(value, t.TEXT), constant=True)
+
+
+@cache
+def _dialect() -> type[Dialect]:
+    """Plain SQL that says of a sort key that its nulls come first only where the text says so."""
+    from sqlglot import Dialect
+
+    class Selections(Dialect):
+        NULL_ORDERING = "nulls_are_last"
+
+    return Selections
 
 
 def _reason(error: Exception) -> str:
