@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from drafts import draft
+from drafts import draft, merge_run
 from sqlalchemy import delete, update
 
 from zoo.catalog import tables as t
@@ -96,7 +96,7 @@ def test_an_event_recomputed_by_hand_is_found_by_the_next_one(used: Catalog) -> 
     [
         ("UPDATE manifests SET digest = 'sha256:0' WHERE id = 2", "`b@1`.*digest changed"),
         ("UPDATE versions SET kind = 'base' WHERE id = 2", "`b@1`.*kind changed"),
-        ("UPDATE versions SET base_id = 1 WHERE id = 2", "`b@1`.*base changed"),
+        ("UPDATE versions SET base_id = 1 WHERE id = 2", "`b@1`.*base, lineage changed"),
         ("UPDATE versions SET number = 9 WHERE id = 2", "`b@9`.*number changed"),
         ("UPDATE files SET object = 'flat:0' WHERE version_id = 2", "`b@1`.*files changed"),
         ("DELETE FROM files WHERE version_id = 1", "`a@1`.*files changed"),
@@ -113,3 +113,33 @@ def test_a_version_edited_behind_the_log_is_found(used: Catalog, edit: str, says
 
     (problem,) = used.check_audit()
     assert re.search(says, problem)
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        ("UPDATE edges SET parent_id = 2 WHERE child_id = 4 AND position = 0", "`mix@1`.*lineage"),
+        ("UPDATE edges SET weight = 0.9 WHERE child_id = 4 AND position = 0", "`mix@1`.*lineage"),
+        ("DELETE FROM edges WHERE child_id = 4", "`mix@1`.*lineage"),
+        ("DELETE FROM edges WHERE child_id = 3", "`b@1`.*lineage"),
+        ("INSERT INTO edges VALUES (1, 'expert', 0, 3, NULL)", "`base@1`.*lineage"),
+        ("UPDATE run_inputs SET weight = 0.9 WHERE position = 1", "`mix@1`.*run, lineage"),
+        ("UPDATE run_inputs SET digest = 'sha256:0' WHERE position = 1", "`mix@1`.*run"),
+        ("UPDATE runs SET recipe = '{}'", "`mix@1`.*run"),
+        ("UPDATE runs SET recipe_digest = 'sha256:0'", "`mix@1`.*recipe, run"),
+        ("UPDATE runs SET code_hash = 'sha256:0'", "`mix@1`.*run"),
+        ("UPDATE runs SET seed = 8", "`mix@1`.*run"),
+        ("UPDATE runs SET environment = '{}'", "`mix@1`.*run"),
+    ],
+)
+def test_a_lineage_edited_behind_the_log_is_found(catalog: Catalog, edit: str, says: str) -> None:
+    base = catalog.add(draft("base"))
+    a, b = (catalog.add(draft(name, 1, base=base.id)) for name in "ab")
+    catalog.add(draft("mix", 2, base=base.id), merge_run("r-1", base, a, b))
+    before = catalog.check_audit()
+    with catalog.database.write() as connection:
+        connection.exec_driver_sql(edit)
+
+    (problem,) = catalog.check_audit()
+    assert [] == before
+    assert re.search(says + " changed", problem)

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from zoo.catalog import tables as t
 from zoo.catalog.audit import Happening
 from zoo.catalog.many import among
+from zoo.catalog.run_rows import record_digest
 from zoo.digest import canonical_json
 from zoo.errors import RegistryError
 from zoo.records import MetricValue, RunDraft, TensorRecord, VersionDraft
@@ -35,9 +36,9 @@ def add(
         return [], []
     entry_ids, numbers = _numbers(connection, [draft.name for draft in drafts])
     manifest_ids = _manifests(connection, drafts)
-    inserted = [run_row(run) for run in runs if run]
-    if inserted:
-        connection.execute(insert(t.runs), inserted)
+    ran = {run.id: run_row(run) for run in runs if run}
+    if ran:
+        connection.execute(insert(t.runs), list(ran.values()))
     rows = [
         {
             "entry_id": entry_ids[draft.name],
@@ -74,12 +75,17 @@ def add(
             )
         tags += [tag_row(id_, key, value) for key, value in draft.tags.items()]
         metrics += [{"version_id": id_, **metric_row(metric, at)} for metric in draft.metrics]
+        record = None
         if run:
-            inputs += _input_rows(run)
+            its_inputs = _input_rows(run)
+            inputs += its_inputs
+            record = record_digest(ran[run.id], its_inputs)
             edges += [_edge(id_, i.version, i.role, i.position, i.weight) for i in run.inputs]
         elif draft.base is not None:
             edges.append(_edge(id_, draft.base, "base", 0, None))
-        happenings.append(Happening("add", f"{draft.name}@{number}", id_, _told(draft, run, at)))
+        happenings.append(
+            Happening("add", f"{draft.name}@{number}", id_, _told(draft, run, record))
+        )
     for table, values in (
         (t.files, files),
         (t.tags, tags),
@@ -252,7 +258,7 @@ def _input_rows(run: RunDraft) -> list[dict[str, Any]]:
             "position": i.position,
             "version_id": i.version,
             "digest": i.digest,
-            "weight": i.weight,
+            "weight": None if i.weight is None else float(i.weight),
         }
         for i in run.inputs
     ]
@@ -270,7 +276,7 @@ def _edge(
     }
 
 
-def _told(draft: VersionDraft, run: RunDraft | None, at: str) -> dict[str, Any]:
+def _told(draft: VersionDraft, run: RunDraft | None, record: str | None) -> dict[str, Any]:
     """What the audit log keeps of an addition, empty fields left out."""
     told = {
         "kind": draft.kind,
@@ -278,6 +284,7 @@ def _told(draft: VersionDraft, run: RunDraft | None, at: str) -> dict[str, Any]:
         "base": draft.base,
         "run": run.id if run else None,
         "recipe": run.recipe_digest if run else None,
+        "record": record,
         "task": draft.task,
         "phase": draft.phase,
         "license": draft.license,

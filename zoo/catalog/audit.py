@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, insert, select, update
 
 from zoo.catalog import tables as t
+from zoo.catalog.run_rows import inputs_by_run, record_digest
 from zoo.digest import canonical_json, json_digest
 
 
@@ -74,28 +75,56 @@ def check_versions(connection: Connection) -> list[str]:
     query = select(f.version_id, f.path, f.object)
     for version_id, path, object_ in connection.execute(query, execution_options=streamed):
         files[version_id][path] = object_
+    inputs = inputs_by_run(connection)
+    runs = connection.execute(select(t.runs), execution_options=streamed).mappings()
+    records = {row["id"]: record_digest(dict(row), inputs[row["id"]]) for row in runs}
+    edges: dict[int, set[tuple[Any, ...]]] = defaultdict(set)
+    for child, *edge in connection.execute(_EDGES, execution_options=streamed):
+        edges[child].add(tuple(edge))
     problems = []
     rows = (
-        select(v.id, t.entries.c.name, v.number, v.kind, t.manifests.c.digest, v.base_id, v.run_id)
+        select(
+            *(v.id, t.entries.c.name, v.number, v.kind, t.manifests.c.digest, v.base_id, v.run_id),
+            t.runs.c.recipe_digest,
+        )
         .join(t.entries, t.entries.c.id == v.entry_id)
         .join(t.manifests, t.manifests.c.id == v.manifest_id)
+        .outerjoin(t.runs, t.runs.c.id == v.run_id)
         .order_by(v.id)
     )
     for id_, name, number, *facts in connection.execute(rows, execution_options=streamed):
         was = told.pop(id_, None)
-        now = dict(zip(("kind", "digest", "base", "run"), facts, strict=True))
+        now = dict(zip(("kind", "digest", "base", "run", "recipe"), facts, strict=True))
         now["number"] = f"{name}@{number}"
         if was is None:
             problems.append(f"No event tells of the addition of `{name}@{number}`.")
             continue
         changed = [key for key, value in now.items() if was.get(key) != value]
         changed += [] if was.get("files", {}) == files[id_] else ["files"]
+        # Events of earlier releases have no digest of the run's record.
+        changed += (
+            [] if "record" not in was or was["record"] == records.get(now["run"]) else ["run"]
+        )
+        changed += [] if edges[id_] == _lineage(now, inputs) else ["lineage"]
         if changed:
             problems.append(
                 f"`{name}@{number}` is not what was added: {', '.join(changed)} changed."
             )
     problems += [f"The version with row id {id_} was added, and is gone." for id_ in told]
     return problems
+
+
+_EDGES = select(*(t.edges.c[c] for c in ("child_id", "role", "position", "parent_id", "weight")))
+
+
+def _lineage(
+    version: Mapping[str, Any], inputs: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> set[tuple[Any, ...]]:
+    """The edges that a version has: those of its run, or else to its base."""
+    if version["run"] is None:
+        return set() if version["base"] is None else {("base", 0, version["base"], None)}
+    columns = ("role", "position", "version_id", "weight")
+    return {tuple(i[c] for c in columns) for i in inputs.get(version["run"], ())}
 
 
 def check_chain(connection: Connection) -> list[str]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import Connection, select
 
 from zoo.catalog import tables as t
+from zoo.digest import json_digest
 from zoo.errors import NotFound
 from zoo.records import RunDraft, RunInput
 
@@ -44,3 +48,22 @@ def read_run(connection: Connection, run_id: str) -> RunDraft:
         started_at=row["started_at"],
         ended_at=row["ended_at"],
     )
+
+
+def record_digest(row: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]]) -> str:
+    """Digest of all that is recorded of a run; the event of the version it made has it too.
+
+    Args:
+        row: of `runs`.
+        inputs: its rows of `run_inputs`.
+    """
+    ordered = sorted(inputs, key=lambda i: (i["role"], i["position"]))
+    return json_digest({**row, "inputs": [dict(i) for i in ordered]})
+
+
+def inputs_by_run(connection: Connection) -> Mapping[str, list[dict[str, Any]]]:
+    """All rows of `run_inputs`."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in connection.execute(select(t.run_inputs)).mappings():
+        found[row["run_id"]].append(dict(row))
+    return found
