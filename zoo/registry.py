@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import InvalidRecipe
+from zoo.errors import InvalidRecipe, StoreError
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from zoo.task import Task
 
 DEFAULT_URL = "registry.db"
+
+_log = logging.getLogger("zoo")
 
 
 def open(
@@ -303,7 +306,11 @@ class Registry:
         """Retire a version: no query finds it, lineage remembers it, `gc` frees its bytes."""
         version = self.get(ref)
         self.catalog.remove(version.id, reason)
-        self.store.drop_view(version.name, version.version)
+        try:
+            self.store.drop_view(version.name, version.version)
+        except StoreError as error:
+            # It is removed; its directory is derived, and `gc` takes it.
+            _log.warning("%s is removed, but its directory is left: %s", version.ref, error)
 
     # Merging
 

@@ -21,6 +21,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+REHEARSAL = """
+    from pathlib import Path
+    import torch
+    from safetensors.torch import save_file
+
+    source = Path(scratch, "source")
+    source.mkdir()
+    (source / "config.json").write_text("{}")
+    save_file({"w": torch.ones(2, 2)}, source / "model.safetensors", {"format": "pt"})
+    with open_zoo(f"{scratch}/registry.db") as registry:
+        for name in ("base", "a", "b"):
+            registry.register(source, name=name)
+        registry.alias("a", "best")
+        for method in ("ties", "linear"):
+            base = {"base": "base"} if method == "ties" else {}
+            registry.merge(name="m", out=f"{scratch}/{method}", method=method,
+                           experts=["a", "b"], **base)
+        registry.merge(out=f"{scratch}/out", method="linear", experts=["a", "b"])
+        registry.path("m")
+        registry.verify("m", replay=True)
+        registry.lineage("m")
+        registry.diff("a", "m")
+        registry.remove("m@1")
+        registry.gc()
+        assert registry.fsck().ok
+"""
+"""Done once before the first fork, so that a child finds every lazy import done, wherever it is."""
+
 
 @dataclass(frozen=True)
 class Ending:
@@ -68,9 +96,18 @@ class Warm:
 
 
 @contextmanager
-def started() -> Iterator[Warm]:
+def started(preload: Path | None = None) -> Iterator[Warm]:
+    """A server for as long as the block lasts.
+
+    Args:
+        preload: a shared library that stands before the C library in it.
+    """
     server = subprocess.Popen(
-        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, __file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **({"LD_PRELOAD": str(preload)} if preload else {})},
     )
     try:
         yield Warm(server)
@@ -84,23 +121,16 @@ def serve() -> None:
     import torch
 
     import zoo
-    import zoo.engine.merging
-    import zoo.engine.verify
-    import zoo.storage.register
-    from zoo.catalog import analytics, lineage
     from zoo.plugins import load_plugins
-    from zoo.storage import fsck, gc
 
-    del analytics, fsck, gc, lineage
     torch.set_num_threads(1)
     plugins = load_plugins()
-    # One merge, so that a child finds every lazy import done.
-    zoo.merge(plugins.methods["ties"], [{"w": torch.ones(2)}], base={"w": torch.zeros(2)})
 
     def open_zoo(path: str, **options: Any) -> zoo.Registry:
         return zoo.open(path, **{"plugins": plugins, **options})
 
     with tempfile.TemporaryDirectory() as scratch:
+        exec(textwrap.dedent(REHEARSAL), {"open_zoo": open_zoo, "scratch": scratch})
         for line in sys.stdin:
             endings = _work(json.loads(line), Path(scratch), {"open_zoo": open_zoo})
             sys.stdout.write(json.dumps(endings) + "\n")

@@ -289,9 +289,15 @@ class Database:
                 how="Make the file and its directory writable; SQLite writes a journal beside it.",
                 **facts,
             )
+        if "disk I/O error" in said:
+            return RegistryError(
+                f"{self.name} cannot be read or written: the disk failed.",
+                how="Check the disk and its room, then run `zoo fsck`.",
+                **facts,
+            )
         if "not a database" in said or "malformed" in said:
             return RegistryError(
-                f"{self.name} is damaged or not a database ({said}).",
+                f"{self.name} is damaged, unreadable or not a database ({said}).",
                 how="Look with `zoo fsck`; restore it from a copy if it is a zoo.",
                 **facts,
             )

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import filecmp
+import logging
 import os
 import re
 import shutil
@@ -33,6 +34,8 @@ from zoo.names import check_entry_name, check_relative_path
 from zoo.records import FileRecord
 from zoo.storage.links import link
 from zoo.storage.locks import Turnstile, try_lock
+
+_log = logging.getLogger("zoo")
 
 KINDS = ("tree", "flat")
 _KEY = re.compile(r"(tree|flat):([0-9a-f]{64})")
@@ -179,34 +182,37 @@ class Store:
                 yield path
         except BaseException as error:
             if not keep or isinstance(error, Exception):
-                self._discard(path)
+                self._leave(path)
             raise
         else:
-            self._discard(path)
+            self._leave(path)
         finally:
             os.close(lock)
 
     def abandoned(self) -> Iterator[Abandoned]:
         """Staging directories that no living process holds."""
         for path in self._children(self.root / "staging"):
-            with suppress(FileNotFoundError):  # its owner removed it while we looked
-                if (found := _abandonment(path)) is not None:
-                    yield found
+            found = None
+            with friendly(self.root), suppress(FileNotFoundError):  # its owner just removed it
+                found = _abandonment(path)
+            if found is not None:
+                yield found
 
     def discard(self, abandoned: Abandoned) -> bool:
         """Remove an abandoned staging directory; False when somebody has taken it up again."""
-        try:
-            fd = os.open(abandoned.path / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            self._discard(abandoned.path)
-            return True
-        try:
-            if not try_lock(fd) or not _same(fd, abandoned.path / _LOCK):
-                return False
-            self._discard(abandoned.path)
-            return True
-        finally:
-            os.close(fd)
+        with friendly(self.root):
+            try:
+                fd = os.open(abandoned.path / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                self._discard(abandoned.path)
+                return True
+            try:
+                if not try_lock(fd) or not _same(fd, abandoned.path / _LOCK):
+                    return False
+                self._discard(abandoned.path)
+                return True
+            finally:
+                os.close(fd)
 
     # Publishing and collecting
 
@@ -398,7 +404,7 @@ class Store:
                     os.pwrite(fd, f"{os.getpid()} {'resumable' if keep else ''}\n".encode(), 0)
                 except OSError:  # the disk is full
                     if made:
-                        self._discard(path)
+                        self._leave(path)
                     os.close(fd)
                     raise
                 return fd
@@ -413,9 +419,18 @@ class Store:
             return
         shutil.rmtree(trash, ignore_errors=True)
 
+    def _leave(self, path: Path) -> None:
+        """Remove what was worked in. Where that fails, `zoo gc` takes it: it must not hide what
+        went wrong before, nor take back what is published."""
+        try:
+            self._discard(path)
+        except OSError as error:
+            _log.warning("`%s` is left for `zoo gc`: %s", path, error.strerror)
+
     def _children(self, folder: Path) -> list[Path]:
         try:
-            return sorted(folder.iterdir())
+            with friendly(self.root):
+                return sorted(folder.iterdir())
         except (FileNotFoundError, NotADirectoryError):
             if not self.root.is_dir():
                 raise _missing(self.root) from None
