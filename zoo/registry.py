@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -832,11 +831,19 @@ class Registry:
 
         return verify_signature(self, ref, Path(signature), Path(key))
 
-    def diff(self, a: str, b: str, *, threads: int | None = None) -> Diff:
+    def diff(
+        self, a: str, b: str, *, threads: int | None = None, progress: Progress | None = None
+    ) -> Diff:
         """How two versions differ, tensor by tensor."""
         from zoo.engine.diff import diff
 
-        return diff(self, self.get(a), self.get(b), threads=threads or os.cpu_count() or 1)
+        return diff(
+            self,
+            self.get(a),
+            self.get(b),
+            threads=threads or os.cpu_count() or 1,
+            progress=progress,
+        )
 
     # Scores
 
@@ -951,11 +958,11 @@ class Registry:
                 with becoming(Path(directory)) as partial:
                     write_model(found, partial)
             return Path(directory)
+        from zoo.storage.copying import copy_files
+
         version, target = self.get(ref), Path(directory)
         with becoming(target) as partial:
-            for file in self.catalog.files(version.id):
-                (partial / file.path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self.store.path(file.object), partial / file.path)
+            copy_files(self.store, self.catalog.files(version.id), partial, progress)
         return target
 
     def query(self, sql: str) -> Table:

@@ -90,7 +90,8 @@ def show_table(columns: Sequence[Column], rows: Sequence[Row], *, keep_empty: bo
         table.add_row(*(Text(line[i]) for i in kept))
     console.print(table)
     if names := ", ".join(columns[i].title for i in sorted(left_out) if columns[i].title):
-        say(click.style(f"{names}: left out, the terminal is narrow; --json has all", dim=True))
+        told = f"{names}: left out, the terminal is narrow; --json has all"
+        say(click.style(click.wrap_text(told, console.width), dim=True))
 
 
 def _too_many(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> set[int]:

@@ -111,7 +111,8 @@ def test_a_narrow_terminal_loses_the_columns_that_matter_least_and_is_told(colum
     lines = without_colour(on_a_terminal(TABLE, columns))
 
     assert list(seen) == [cell[0] for cell in lines[2].split()]
-    assert ("left out" in "".join(lines)) == (seen != "abc")
+    assert ("left out" in " ".join(lines)) == (seen != "abc")
+    assert max(map(len, lines)) <= columns
 
 
 def test_long_work_shows_its_label_and_bytes_per_second():
@@ -126,6 +127,26 @@ def test_long_work_shows_its_label_and_bytes_per_second():
     assert "2.0/2.0 MB" in said
     assert "MB/s" in said
     assert "of unknown size" in said
+
+
+def test_work_on_every_byte_of_a_version_shows_how_far_it_is(checkpoint, tmp_path):
+    registry = str(tmp_path / "r.db")
+    sources = {n: str(checkpoint(n, v)) for n, v in (("math", 1.0), ("code", 2.0))}
+    code = (
+        "from zoo_cli.main import cli\n"
+        "def zoo(*args):\n"
+        f"    cli(['--registry', {registry!r}, *args], standalone_mode=False)\n"
+        f"for name, source in {sources!r}.items():\n"
+        "    zoo('register', source, '--name', name)\n"
+        "zoo('diff', 'math', 'code')\n"
+        "zoo('verify', 'math')\n"
+        f"zoo('export', 'math', {str(tmp_path / 'out')!r})\n"
+    )
+
+    bars = [line for line in without_colour(on_a_terminal(code)) if "━" in line]
+
+    for label in ("hash", "compare", "verify", "copy"):
+        assert any(line.startswith(label) and "bytes" in line for line in bars), label
 
 
 def test_columns_nobody_filled_are_left_out_of_tables():

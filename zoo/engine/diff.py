@@ -14,11 +14,15 @@ from zoo.checkpoints.dequantize import dequantized
 from zoo.checkpoints.reading import Reader
 from zoo.dtypes import DTYPES
 from zoo.engine.opener import open_version
+from zoo.progress import NoProgress, Progress
 from zoo.records import Version
 
 if TYPE_CHECKING:
     from zoo.registry import Registry
 
+
+Sums = tuple[float, float, float, float, float]
+"""<a, a>, <b, b>, <a, b>, <a - b, a - b> and the largest |a - b|, in float64."""
 
 RUNNING_STATISTICS = ("running_mean", "running_var")
 """How the names of normalization's measurements end."""
@@ -63,8 +67,16 @@ class Diff:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
-def diff(registry: Registry, a: Version, b: Version, *, threads: int) -> Diff:
+def diff(
+    registry: Registry,
+    a: Version,
+    b: Version,
+    *,
+    threads: int,
+    progress: Progress | None = None,
+) -> Diff:
     """Compare two stored versions, reading every floating tensor once, in bounded memory."""
+    progress = progress or NoProgress()
     left = {t.name: t for t in registry.catalog.tensors(a.id)}
     right = {t.name: t for t in registry.catalog.tensors(b.id)}
     common = sorted(left.keys() & right.keys())
@@ -74,12 +86,19 @@ def diff(registry: Registry, a: Version, b: Version, *, threads: int) -> Diff:
     with ExitStack() as stack:
         pair = [dequantized(open_version(registry, v, stack)) for v in (a, b)]
         floating = [n for n in floating if all(n in c.tensors for c in pair)]  # scales are gone
+        sizes = {n: sum(c.tensors[n].nbytes for c in pair) for n in floating}
+        progress.start(sum(sizes.values()), "compare")
+        stack.callback(progress.done)
         reader = Reader(wide=True)
         pool = stack.enter_context(ThreadPoolExecutor(threads, "zoo-diff"))
+
+        def measured(name: str) -> Sums:
+            sums = _sums(reader, name, pair)
+            progress.advance(sizes[name])
+            return sums
+
         # Shared tensors are read too: the total cosine needs their norms.
-        sums = dict(
-            zip(floating, pool.map(lambda n: _sums(reader, n, pair), floating), strict=True)
-        )
+        sums = dict(zip(floating, pool.map(measured, floating), strict=True))
     same = set(shared)
     weights = [s for n, s in sums.items() if not n.endswith(RUNNING_STATISTICS)]
     aa, bb, ab, dd = (math.fsum(s[i] for s in weights) for i in range(4))
@@ -100,10 +119,7 @@ def _floats(a: Any, b: Any) -> bool:
     return DTYPES[a.dtype].merges and DTYPES[b.dtype].merges
 
 
-def _sums(
-    reader: Reader, name: str, pair: Sequence[Checkpoint]
-) -> tuple[float, float, float, float, float]:
-    """<a, a>, <b, b>, <a, b>, <a - b, a - b> and the largest |a - b|, in float64."""
+def _sums(reader: Reader, name: str, pair: Sequence[Checkpoint]) -> Sums:
     aa = bb = ab = dd = largest = 0.0
     for _, values in reader.chunks(name, pair):
         a, b = values

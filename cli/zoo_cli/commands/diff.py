@@ -26,7 +26,7 @@ def command(session: Session, a: str, b: str, as_json: bool) -> None:
     Tensors with equal digests are shared: they are not compared, but count in the total.
     """
     with session.open() as registry:
-        diff = registry.diff(a, b).as_dict()
+        diff = registry.diff(a, b, progress=session.progress).as_dict()
     if as_json:
         show_json(diff)
     else:

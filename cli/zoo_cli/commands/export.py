@@ -57,7 +57,15 @@ def command(
         raise click.UsageError("--dtype goes with --format gguf.")
     with session.open(create=False, lazy=task is not None or format is not None) as registry:
         path = str(
-            registry.export(ref, directory, task=task, base=base, format=format, dtype=dtype)
+            registry.export(
+                ref,
+                directory,
+                task=task,
+                base=base,
+                format=format,
+                dtype=dtype,
+                progress=session.progress,
+            )
         )
     if as_json:
         show_json({"path": path})
