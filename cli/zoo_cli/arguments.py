@@ -17,14 +17,49 @@ F = TypeVar("F", bound=Callable[..., Any])
 def complete_reference(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Names of entries, for the shell."""
+    """Names of entries, after `@` versions and aliases, and files where a path is begun."""
+    if incomplete.startswith((".", "/", "~")):
+        return complete_path(ctx, param, incomplete)
     url = ctx.find_root().params.get("registry") or "registry.db"
+    name, at, _ = incomplete.partition("@")
     try:
         with Session(registry_url=url).open() as registry:
-            names = sorted({v.name for v in registry.select()})
+            if at:
+                versions = registry.select(f"name = '{name}'", "version")
+                known = [v.ref for v in versions]
+                known += [f"{name}@{alias}" for v in versions for alias in v.aliases]
+            else:
+                known = sorted({v.name for v in registry.select()})
     except Exception:  # a shell must never see an error while completing
         return []
-    return [CompletionItem(n) for n in names if n.startswith(incomplete)]
+    return [CompletionItem(k) for k in known if k.startswith(incomplete)]
+
+
+def complete_path(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Files and directories, for what may also be a URL."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def complete_method(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Names of merge methods, those of plugins too, each with its first line."""
+    import warnings
+
+    session = Session(plugins_dirs=ctx.find_root().params.get("plugins_dirs") or ())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a shell would show them between its words
+            methods = session.plugins.methods
+    except Exception:  # a shell must never see an error while completing
+        return []
+    return [
+        CompletionItem(name, help=method.summary)
+        for name, method in sorted(methods.items())
+        if name.startswith(incomplete)
+    ]
 
 
 def reference_argument(name: str) -> Callable[[F], F]:

@@ -148,6 +148,34 @@ def test_references_are_completed_by_name(zoo_run, zoo_json, checkpoint):
     assert [] == completed("zoo --registry nowhere.db show ma")
 
 
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("zoo show math@", ["plain,math@1", "plain,math@2", "plain,math@best"]),
+        ("zoo merge --method tie", ["plain,ties"]),
+        ("zoo methods slerp", ["plain,slerp"]),
+        ("zoo register ./mo", ["file,./mo"]),
+        ("zoo merge --expert ./mo", ["file,./mo"]),
+    ],
+)
+def test_versions_methods_and_paths_are_completed(words, offered, zoo_json, checkpoint, zoo_run):
+    for value in (1.0, 2.0):
+        zoo_json("register", checkpoint("m", value), "--name", "math")
+    zoo_json("alias", "math", "best")
+
+    said = CliRunner().invoke(
+        cli,
+        prog_name="zoo",
+        env={
+            "_ZOO_COMPLETE": "bash_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split()) - 1),
+        },
+    )
+
+    assert offered == said.output.split()
+
+
 def test_sql_is_shown_when_asked_twice_and_not_before(zoo_run, tmp_path):
     assert 0 == zoo_run("init").exit_code
 

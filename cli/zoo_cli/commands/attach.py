@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from zoo_cli.arguments import reference_argument, threads_option
+from zoo_cli.arguments import complete_path, reference_argument, threads_option
 from zoo_cli.output import json_option
 from zoo_cli.session import Session, pass_session
 from zoo_cli.versions import show_version
@@ -15,7 +15,7 @@ from zoo_cli.versions import show_version
 @click.command("attach")
 @reference_argument("ref")
 @click.argument("role")
-@click.argument("source")
+@click.argument("source", shell_complete=complete_path)
 @click.option(
     "--compress",
     type=click.Choice(["none", "rank1"]),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo.errors import IncompatibleModels
-from zoo_cli.arguments import base_option, complete_reference
+from zoo_cli.arguments import base_option, complete_method, complete_reference
 from zoo_cli.output import Column, json_option, on_terminal, say, show_json, show_table
 from zoo_cli.session import Session, pass_session
 
@@ -20,7 +20,12 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 @click.command("check")
 @click.argument("refs", metavar="[REF]...", nargs=-1, shell_complete=complete_reference)
 @base_option
-@click.option("--method", metavar="NAME", help="Method meant; `zoo methods` lists them.")
+@click.option(
+    "--method",
+    metavar="NAME",
+    shell_complete=complete_method,
+    help="Method meant; `zoo methods` lists them.",
+)
 @click.option(
     "--recipe",
     type=click.Path(exists=True, dir_okay=False),

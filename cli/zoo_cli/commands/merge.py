@@ -12,6 +12,7 @@ from zoo.errors import NotFound
 from zoo_cli.arguments import (
     about_options,
     base_option,
+    complete_method,
     expert_option,
     selection_options,
     tag_option,
@@ -29,7 +30,12 @@ if TYPE_CHECKING:
 
 @click.command("merge")
 @click.argument("recipe", required=False, type=click.Path())
-@click.option("--method", metavar="NAME", help="Merge method; `zoo methods` lists them.")
+@click.option(
+    "--method",
+    metavar="NAME",
+    shell_complete=complete_method,
+    help="Merge method; `zoo methods` lists them.",
+)
 @expert_option("merge")
 @selection_options
 @base_option

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo_cli.arguments import complete_method
 from zoo_cli.output import Column, json_option, show_fields, show_json, show_table, title
 from zoo_cli.parameters import show_parameters
 from zoo_cli.session import Session, pass_session
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("methods")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_method)
 @json_option
 @pass_session
 def command(session: Session, name: str | None, as_json: bool) -> None:

@@ -8,6 +8,7 @@ import click
 
 from zoo_cli.arguments import (
     about_options,
+    complete_path,
     complete_reference,
     metric_option,
     tag_option,
@@ -19,7 +20,7 @@ from zoo_cli.versions import show_version
 
 
 @click.command("register")
-@click.argument("source")
+@click.argument("source", shell_complete=complete_path)
 @click.option("--name", required=True, help="Entry to add a version to; made when new.")
 @click.option(
     "--kind",
