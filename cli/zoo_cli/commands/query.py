@@ -24,10 +24,12 @@ from zoo_cli.units import number
 def command(session: Session, sql: str, as_json: bool) -> None:
     """Run SQL (DuckDB) over a read-only snapshot of the registry.
 
-    Tables: versions, tags, metrics, group_metrics, aliases, runs, run_inputs, tensors, files,
-    events. A result that is far too wide for the terminal is shown row by row.
+    Tables: versions, tags, metrics, files, edges, tensors, runs, run_inputs, aliases,
+    group_metrics, tasks, phase_rules, events. A result that is far too wide for the terminal is
+    shown row by row.
 
     \b
+        zoo query "DESCRIBE versions"
         zoo query "SELECT task, count(*) FROM versions GROUP BY task"
     """
     with session.open() as registry:
