@@ -23,11 +23,14 @@ Of architectures, in a plugin's tests:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from zoo.contract import CHUNK, Method
+from zoo.contract import CHUNK, Method, Parts
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +51,10 @@ SHAPES = {
 
 CHUNKS = (1, 61, 64, 500)
 """Elements per chunk that must give what one chunk gives."""
+
+MANY = 9
+"""Experts whose chunks are compared: from the fifth row on, torch's sums are added in an order that
+depends on the length of the rows."""
 
 CLOSE = 1e-5
 """Largest difference, relative to the largest element, where the last bits may differ: sums in
@@ -73,15 +80,45 @@ class Subject:
     """Why equal inputs need not give themselves back; empty when they must."""
     with_base: bool = True
     """Whether the models have a base, where the method may get one."""
+    most: int = 3
+    """Experts to merge, where the method allows so many."""
+    module: Callable[[], torch.nn.Module] | None = None
+    """Builds what the models are weights of; for methods that run them, a classifier by default."""
+    data: Sequence[Any] = ()
+    """Batches for such a method; of examples for that classifier by default."""
 
     def all_parameters(self) -> dict[str, Any]:
         return {**required_parameters(self.method), **self.parameters}
 
     @property
     def experts(self) -> int:
-        """How many to merge: three where the method allows."""
-        most = self.method.max_experts
-        return max(self.method.min_experts, 3 if most is None else min(3, most))
+        """How many to merge: `most`, or as many as the method allows."""
+        allowed = self.method.max_experts
+        return max(self.method.min_experts, min(self.most, allowed or self.most))
+
+    @property
+    def runs(self) -> bool:
+        """Whether the method runs its models."""
+        return self.method.needs == "data"
+
+    def build(self) -> torch.nn.Module:
+        """The module of the models, for a method that runs them."""
+        return (self.module or classifier)()
+
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Name -> shape of the tensors that merge."""
+        if not self.runs:
+            return SHAPES
+        state = self.build().state_dict()
+        return {name: tuple(t.shape) for name, t in state.items() if t.is_floating_point()}
+
+    @cached_property
+    def fixed(self) -> State:
+        """Tensors that do not merge, the same in all models: counters of a module."""
+        if not self.runs:
+            return {}
+        return {n: t for n, t in self.build().state_dict().items() if n not in self.shapes}
 
     def merge(
         self,
@@ -103,6 +140,8 @@ class Subject:
             seed=0,
             threads=threads,
             chunk=chunk,
+            module=self.build if self.runs else None,
+            data=(self.data or examples()) if self.runs else None,
         )
         return merged
 
@@ -170,19 +209,44 @@ def models(
     def draw(scale: float) -> State:
         return {
             name: scale * torch.randn(shape, generator=generator, dtype=torch.float64)
-            for name, shape in SHAPES.items()
+            for name, shape in subject.shapes.items()
         }
 
     base = draw(0.0 if kind == "zero" else 1.0)
     experts = []
     for _ in range(subject.experts):
         step = draw(0.1 if kind == "random" else 0.0)
-        experts.append({name: base[name] + step[name] for name in SHAPES})
+        experts.append({name: base[name] + step[name] for name in base})
     kept = torch_dtype(dtype)
-    experts = [{name: t.to(kept) for name, t in e.items()} for e in experts]
+
+    def state(values: State) -> State:
+        merging = {n: t.abs() if n.endswith("running_var") else t for n, t in values.items()}
+        return {**{name: t.to(kept) for name, t in merging.items()}, **subject.fixed}
+
     if subject.method.base == "refused" or not subject.with_base:
-        return experts, None
-    return experts, {name: t.to(kept) for name, t in base.items()}
+        return [state(e) for e in experts], None
+    return [state(e) for e in experts], state(base)
+
+
+def classifier() -> torch.nn.Module:
+    """What methods that run their models are tried on: 4 inputs, 3 classes."""
+    from torch import nn
+
+    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def examples() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Three batches of (inputs, labels) for `classifier`, the same ones every time."""
+    import torch
+
+    generator = torch.Generator().manual_seed(20250208)
+    return [
+        (
+            torch.randn(8, 4, generator=generator),
+            torch.randint(0, 3, (8,), generator=generator),
+        )
+        for _ in range(3)
+    ]
 
 
 def _beside(expert: State) -> State:
@@ -234,6 +298,7 @@ def check_chunks(subject: Subject) -> None:
     """
     if subject.method.needs not in ("elementwise", "statistics"):
         raise NotApplicable(f'a method that needs "{subject.method.needs}" gets no chunks')
+    subject = replace(subject, most=MANY)
     experts, base = models(subject)
     whole = subject.merge(experts, base)
     compare = _same if subject.method.needs == "elementwise" else _near
@@ -243,15 +308,15 @@ def check_chunks(subject: Subject) -> None:
 
 
 def check_threads(subject: Subject) -> None:
-    """One thread and four give the same bytes."""
+    """One thread and four give the same bytes, in few large chunks and in many small ones."""
     if not subject.method.deterministic:
         raise NotApplicable("the method declares deterministic=False")
     experts, base = models(subject)
-    _same(
-        subject.merge(experts, base, threads=1),
-        subject.merge(experts, base, threads=4),
-        "Four threads differ from one",
-    )
+    for chunk in (CHUNK, 1):
+        alone = subject.merge(experts, base, threads=1, chunk=chunk)
+        with _switching_often():
+            together = subject.merge(experts, base, threads=4, chunk=chunk)
+        _same(alone, together, "Four threads differ from one")
 
 
 def check_order(subject: Subject) -> None:
@@ -288,11 +353,15 @@ def check_identity(subject: Subject) -> None:
 
 
 def check_dtype(subject: Subject) -> None:
-    """The result has the names, shapes and element types of its inputs: bf16 to float64."""
+    """The result has the names, shapes and element types of its inputs: bf16 to float64.
+
+    The function itself gives no narrower type than it got: the engine would round twice.
+    """
     for dtype in ("BF16", "F16", "F32", "F64"):
         experts, base = models(subject, dtype)
-        merged = subject.merge(experts, base)
-        if sorted(merged) != sorted(SHAPES):
+        watched = replace(subject, method=_watched(subject.method))
+        merged = watched.merge(experts, base)
+        if sorted(merged) != sorted(experts[0]):
             raise ConformanceError(f"The result has the tensors {sorted(merged)}.")
         for name, tensor in merged.items():
             wanted = experts[0][name]
@@ -309,6 +378,8 @@ def check_dtype(subject: Subject) -> None:
 
 def check_small_tensors(subject: Subject) -> None:
     """Tensors without elements, and 0-d ones, merge on their own."""
+    if subject.runs:
+        raise NotApplicable("the method runs its models, whose tensors are as they are")
     experts, base = models(subject)
     for name in ("empty", "scale"):
         merged = subject.merge(
@@ -382,8 +453,6 @@ def _run(check: Callable[[Subject], None], subject: Subject) -> None:
         NotApplicable, ConformanceError, or whatever the method raises.
     """
     method = subject.method
-    if method.needs == "data":
-        raise NotApplicable('the method needs "data"; the kit has none for it')
     check(subject)
     if method.base == "optional" and method.takes_base:
         try:
@@ -416,11 +485,26 @@ class MethodConformance:
     identity_exempt: ClassVar[str] = ""
     """Why equal inputs need not give themselves back; empty when they must."""
 
+    def module(self) -> torch.nn.Module:
+        """What the models are weights of, for a method that runs them."""
+        return classifier()
+
+    def data(self) -> Sequence[Any]:
+        """Batches for such a method."""
+        return examples()
+
     def _run(self, check: Callable[[Subject], None]) -> None:
         import pytest
 
+        subject = Subject(
+            self.method,
+            self.parameters,
+            self.identity_exempt,
+            module=self.module,
+            data=self.data() if self.method.needs == "data" else (),
+        )
         try:
-            _run(check, Subject(self.method, self.parameters, self.identity_exempt))
+            _run(check, subject)
         except NotApplicable as e:
             pytest.skip(str(e))
 
@@ -517,6 +601,40 @@ class ArchitectureConformance:
         from zoo.architecture_checks import check_axes
 
         self._run(check_axes)
+
+
+def _watched(method: Method) -> Method:
+    """The method, raising when what it gives has fewer digits than what it was given."""
+    if method.needs in ("model", "data"):
+        return method  # it reads its inputs as it likes
+    function = method.function
+
+    @wraps(function)
+    def watched(models: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        made = function(models, *rest, **named)
+        given = made.trunk if isinstance(made, Parts) else made
+        if given.dtype.itemsize < models.dtype.itemsize:
+            raise ConformanceError(
+                f"The function gives {given.dtype} where it gets {models.dtype}: the digits "
+                "between are lost. Return the type you are given; zoo rounds to the models'."
+            )
+        return made
+
+    double = replace(method, function=watched)
+    # The class comes from annotations, which mean something in the method's own module only.
+    vars(double)["parameters"] = method.parameters
+    return double
+
+
+@contextmanager
+def _switching_often() -> Iterator[None]:
+    """Python changes threads after each few instructions, so that races show."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def _same(a: State, b: State, what: str) -> None:

@@ -197,9 +197,106 @@ def test_values_are_made_up_for_required_parameters():
     assert {"t": 0.5, "k": 1, "mode": "a", "flag": False} == required_parameters(needy)
 
 
-def test_a_method_that_needs_data_is_skipped_with_the_reason():
-    @zoo.method("learner", version="1.0.0", needs="data")
-    def learner(experts, base, data, device):
-        """Learns."""
+def learner(name, choose):
+    """A method that gives back one of its modules."""
 
-    assert {"skipped"} == set(statuses(learner).values())
+    @zoo.method(name, version="1.0.0", needs="data", replay="platform")
+    def learned(experts, data, device):
+        """One of the experts."""
+        yield from experts[choose(experts, data)].state_dict().items()
+
+    return learned
+
+
+def least_loss(experts, data):
+    """The place of the expert that fits the batches best."""
+    losses = [
+        sum(float(torch.nn.functional.cross_entropy(m(x), y).detach()) for x, y in data)
+        for m in experts
+    ]
+    return losses.index(min(losses))
+
+
+def test_a_sound_method_that_needs_data_passes():
+    found = statuses(learner("fitting", least_loss))
+
+    assert {"chunk equals whole", "empty and 0-d tensors"} == {
+        name for name, status in found.items() if status == "skipped"
+    }
+    assert {"passed", "skipped"} == set(found.values())
+
+
+def test_breaches_of_methods_that_need_data_are_caught():
+    @zoo.method("restless", version="1.0.0", needs="data", replay="platform")
+    def restless(experts, data, device):
+        """The first expert, with noise on what merges."""
+        for name, value in experts[0].state_dict().items():
+            yield name, value + torch.rand(value.shape) if value.is_floating_point() else value
+
+    assert "determinism" in failed(restless)
+    assert ["order of experts"] == list(failed(learner("first", lambda experts, data: 0)))
+
+
+class TestFitting(MethodConformance):
+    method = learner("fitting_a_line", lambda experts, data: least_error(experts, data))
+
+    def module(self):
+        return torch.nn.Linear(2, 1)
+
+    def data(self):
+        return [(torch.ones(3, 2), torch.ones(3, 1))]
+
+
+def least_error(experts, data):
+    """The place of the expert whose outputs are nearest to the targets."""
+    errors = [sum(float((m(x) - y).abs().sum().detach()) for x, y in data) for m in experts]
+    return errors.index(min(errors))
+
+
+def test_a_method_that_needs_data_merges_in_memory():
+    data = [(torch.ones(1, 2), torch.full((1, 1), 3.0))]
+    near, far = ({"weight": torch.full((1, 2), v), "bias": torch.zeros(1)} for v in (1.5, 9.0))
+
+    merged = zoo.merge(
+        learner("fitting_here", least_error),
+        [far, near],
+        module=lambda: torch.nn.Linear(2, 1),
+        data=data,
+    )
+
+    assert [[1.5, 1.5]] == merged["weight"].tolist()
+
+
+def test_a_sum_whose_order_depends_on_the_chunk_is_caught():
+    @zoo.method("summed", version="1.0.0")
+    def summed(experts):
+        """The mean, by torch's own sum."""
+        return experts.sum(dim=0) / len(experts)
+
+    assert ["chunk equals whole"] == list(failed(summed))
+
+
+def test_a_function_that_loses_digits_is_caught():
+    @zoo.method("halved", version="1.0.0")
+    def narrowed(experts):
+        """The mean, in half precision."""
+        return mean(experts).half()
+
+    assert (
+        "gives torch.float16 where it gets torch.float" in failed(narrowed)["dtype of the output"]
+    )
+
+
+def test_a_result_that_is_no_tensor_of_numbers_is_named():
+    @zoo.method("forgetful", version="1.0.0")
+    def forgetful(experts):
+        """The mean, if it were returned."""
+        mean(experts)
+
+    @zoo.method("doubtful", version="1.0.0")
+    def doubtful(experts):
+        """Whether the mean is positive."""
+        return mean(experts) > 0
+
+    assert "`forgetful` gave NoneType for tensor" in failed(forgetful)["determinism"]
+    assert "`doubtful` gave torch.bool for tensor" in failed(doubtful)["determinism"]

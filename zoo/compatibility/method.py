@@ -88,7 +88,7 @@ def _data(method: Method, lock: Mapping[str, Any], models: Sequence[Model]) -> l
                 "data",
                 "error",
                 f"method `{method.name}` needs data: name a task in the recipe, "
-                "`data: {task: NAME, split: train}`",
+                "`data: {task: NAME, split: train}`; in memory, give `data`",
             )
         )
     found += [
@@ -96,7 +96,7 @@ def _data(method: Method, lock: Mapping[str, Any], models: Sequence[Model]) -> l
             "architecture",
             "error",
             f"method `{method.name}` runs its models, and no plugin offers the architecture of "
-            f"`{model.label}`",
+            f"`{model.label}`; in memory, give `module`",
             models=(model.label,),
         )
         for model in models

@@ -337,7 +337,7 @@ class _Run:
         arguments = (models, base) if self.method.takes_base else (models,)
         made = self.method.function(*arguments, *beside.values(), **options, **extra)
         parts = made if isinstance(made, Parts) else None
-        result: torch.Tensor = made if parts is None else parts.trunk
+        result = self._floating(made if parts is None else parts.trunk, task.info.name)
         expected = models.shape[1:]
         if result.shape != expected:
             raise PluginError(
@@ -353,6 +353,20 @@ class _Run:
             result = result.clamp_min(0)  # a variance; extrapolation can make it negative
         return result, parts
 
+    def _floating(self, made: Any, tensor: str) -> torch.Tensor:
+        """What the method gave for a tensor, if it is one of numbers that round."""
+        import torch
+
+        if isinstance(made, torch.Tensor) and made.dtype.is_floating_point:
+            return made
+        what = made.dtype if isinstance(made, torch.Tensor) else type(made).__name__
+        raise PluginError(
+            f"Method `{self.method.name}` gave {what} for tensor `{tensor}`.",
+            "A merge is a tensor of floating type, as the models are that it is made of.",
+            method=self.method.name,
+            tensor=tensor,
+        )
+
     def _draw(self, chunk: Chunk) -> Random:
         digests = [m.digest for m in self.experts]
         size = chunk.stop - chunk.start
@@ -366,13 +380,14 @@ class _Run:
 
     def _whole_model(self, merged: Sequence[Task]) -> dict[str, str]:
         """Methods that see whole models give tensors one by one, in any order, each once."""
-        known = {t.info.name for t in self.plan.merged}
+        known = {t.info.name for t in self.plan.tasks}
         due = {t.info.name: t for t in merged}
         digests: dict[str, str] = {}
         for name, value in self._given(merged[0]):
             task = due.pop(name, None)
             if task is None and name in known and name not in digests:
-                continue  # made before an interruption, or not asked for
+                continue  # made before an interruption, not asked for, or taken as it is
+            value = self._floating(value, name)
             if task is None or tuple(value.shape) != task.info.shape:
                 raise PluginError(
                     f"Method `{self.method.name}` gave tensor `{name}` of shape "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zoo.contract import CHUNK, Method
@@ -28,6 +29,8 @@ def merge(
     threads: int = 1,
     device: str = "cpu",
     chunk: int = CHUNK,
+    module: Callable[[], torch.nn.Module] | None = None,
+    data: Iterable[Any] | None = None,
 ) -> Any:
     """Merge state dicts, or single tensors, and return a new one; the inputs stay as they are.
 
@@ -39,6 +42,8 @@ def merge(
         parameters: the method's options by public name; see `zoo methods NAME`.
         dtype: type of the result; that of the base, or of the first expert, by default.
         chunk: elements per chunk. Part of the result of methods that sum; leave it alone.
+        module: builds what the weights are those of, for methods that run their models.
+        data: batches, for methods that need data.
     Returns:
         Name -> tensor, names ascending, on the CPU; a tensor where the experts are tensors. Where
         the method keeps parts per task, `TaskModels`.
@@ -48,7 +53,7 @@ def merge(
     from zoo.engine.execute import execute
     from zoo.engine.plan import artifact_digests, plan
     from zoo.overlays.overlay import overlay_path
-    from zoo.recipes.recipe import Expert, Recipe, lock, output_dtype
+    from zoo.recipes.recipe import Data, Expert, Recipe, lock, output_dtype
     from zoo.units import parse_bytes
 
     known = method if isinstance(method, Method) else _bundled(method)
@@ -58,6 +63,7 @@ def merge(
         parameters=dict(parameters or {}),
         seed=seed,
         dtype=None if dtype is None else output_dtype(dtype),
+        data=None if data is None else Data("data"),
     )
     _check_artifacts(known, artifacts or {}, len(experts))
     beside = {
@@ -65,10 +71,14 @@ def merge(
         for role, states in (artifacts or {}).items()
     }
     models = [_model(f"expert {i}", state) for i, state in enumerate(experts)]
+    if module is not None:
+        models = [replace(m, module=partial(_filled, module, m)) for m in models]
     for i, model in enumerate(models):
         own = {role: found[i] for role, found in beside.items() if i < len(found)}
         models[i] = replace(model, artifacts=own)
     origin = _model("base", base) if base is not None else None
+    if origin is not None and module is not None:
+        origin = replace(origin, module=partial(_filled, module, origin))
     digests, tasks = [m.digest for m in models], [str(i) for i in range(len(models))]
     kept = artifact_digests(known, models)
     resolved = lock(recipe, known, origin.digest if origin else None, digests, tasks, kept)
@@ -76,7 +86,16 @@ def merge(
     memory = parse_bytes("1TiB")  # the caller's tensors are in memory already
     work = plan(known, resolved, models, origin, memory=memory, threads=threads)
     sink = _Tensors()
-    execute(work, models, origin, sink, memory=memory, threads=threads, device=device)
+    execute(
+        work,
+        models,
+        origin,
+        sink,
+        memory=memory,
+        threads=threads,
+        device=device,
+        data=None if data is None else lambda: data,
+    )
     trunk = {t.info.name: sink.made[t.info.name] for t in work.tasks}
     if known.overlays is not None:
         overlays: list[dict[str, torch.Tensor]] = [{} for _ in models]
@@ -165,6 +184,15 @@ def _model(label: str, state: State) -> Any:
             checkpoint.read_into(name, 0, data)
         pairs.append((name, tensor_digest(info.dtype, info.shape, data)))
     return Model(label, weights_digest(pairs), checkpoint, digests=dict(pairs))
+
+
+def _filled(build: Callable[[], torch.nn.Module], model: Any) -> torch.nn.Module:
+    """The module with the weights of a model, in eval mode."""
+    from zoo.checkpoint import state_of
+
+    module = build()
+    module.load_state_dict(state_of(model.checkpoint))
+    return module.eval()
 
 
 def _bundled(name: str) -> Method:
