@@ -57,6 +57,8 @@ LONGEST = 20_000
 """Characters of a selection."""
 DEEPEST = 60
 """Levels of a selection's tree; chains of `and` and of `or` count once."""
+SHOWN = 60
+"""Characters of a selection that are shown around a mistake."""
 COUNTED = 10_000
 """Entries counted to find the rarest part of a selection."""
 MOST_TERMS = 400
@@ -187,6 +189,8 @@ class _Compiler:
         self._text = text
         self._vocabulary = vocabulary
         self._terms = 0
+        self._sorts = False
+        """Whether the text is a sort order, in which texts have no place."""
         self._found: Select[Any] | None = None
         """The look-up that the part at hand used last."""
 
@@ -218,6 +222,7 @@ class _Compiler:
         from sqlglot import exp
 
         keys: list[UnaryExpression[Any]] = []
+        self._sorts = True
         for item in self._parse(f"ORDER BY {self._text}", exp.Order).expressions:
             if not isinstance(item, exp.Ordered) or item.args.get("with_fill"):
                 raise self._refused(item)
@@ -244,7 +249,10 @@ class _Compiler:
         try:
             tree = sqlglot.parse_one(text, into=into, dialect=_dialect())
         except SqlglotError as error:
-            how = "Odd names stand in quotes: tag.'my key', metric.'my metric'."
+            how = (
+                "Write one expression, such as kind = 'expert' and accuracy > 0.5; odd names stand "
+                "in quotes: tag.'my key', metric.'my metric'."
+            )
             raise self._error(_reason(error), how) from error
         except ValueError as error:
             raise self._error("It is malformed.") from error
@@ -289,12 +297,10 @@ class _Compiler:
                 return self._like(node, positive, down)
             case exp.Boolean():
                 return true() if node.this else false()
-            case exp.Column():
-                value = self._operand(node, down)
-                if value.kind == "bool":
-                    return value.sql
-                raise self._error(f"`{node.sql()}` alone is no condition: compare it with a value.")
-        raise self._refused(node)
+        value = self._operand(node, down)
+        if value.kind == "bool":
+            return value.sql
+        raise self._error(f"`{node.sql()}` alone is no condition: compare it with a value.")
 
     def _negation(self, node: exp.Expr, positive: bool, depth: int) -> Clause:
         from sqlglot import exp
@@ -535,7 +541,8 @@ class _Compiler:
             return self._splits_only(name, "", splits)
         known = [*COLUMNS, *self._vocabulary.metrics()]
         how = did_you_mean(name, known)
-        if len(parts) == 1 and parts[0].args.get("quoted"):
+        quoted = len(parts) == 1 and parts[0].args.get("quoted")
+        if quoted or (len(parts) == 1 and not self._sorts and not how.startswith("Did")):
             how = f"For the text, write '{name}' in single quotes. {how}"
         elif len(parts) > 1:
             how = "Write tag.KEY, metric.'name' or metric.'name'.'split'."
@@ -547,7 +554,7 @@ class _Compiler:
 
     def _refused(self, node: exp.Expr) -> InvalidSelection:
         return self._error(
-            f"`{node.sql()[:80]}` is not part of the language ({type(node).__name__}).",
+            f"`{node.sql()[:80]}` is not part of the language.",
             "It knows comparisons, in, between, like, is null, and, or, not, arithmetic, and "
             "lower, upper, length, abs, coalesce.",
         )
@@ -592,13 +599,19 @@ def _dialect() -> type[Dialect]:
 
 
 def _reason(error: Exception) -> str:
-    """The parser's first complaint, without terminal colours."""
+    """The parser's first complaint, in our words."""
     details = getattr(error, "errors", None)
-    if details:
-        d = details[0]
-        near = f"{d.get('start_context') or ''}>>{d.get('highlight') or ''}<<"
-        return f"{d.get('description')} at column {d.get('col')}: {near[-80:]}"
-    return str(error).split("\n", 1)[0]
+    if not details:
+        said = str(error)
+        return "It is empty." if said.startswith("No expression") else "A quote is not closed."
+    said, at = str(details[0].get("description")), str(details[0].get("highlight") or "")
+    before = str(details[0].get("start_context") or "").removeprefix("ORDER BY ")
+    read = f"{before}{at}"[-SHOWN:].strip()
+    if said == "Expecting )":
+        return f"A `)` is missing after `{read}`."
+    if said.startswith("Required"):
+        return f"Something is missing beside the `{at}` of `{read}`."
+    return f"`{at}` cannot stand " + (f"after `{before[-SHOWN:].strip()}`." if before else "first.")
 
 
 # Where each name's value lies
