@@ -50,6 +50,9 @@ Reject = (Exception, SystemExit)
 """What a plugin may raise while it loads. A plugin that calls `sys.exit` is broken, no more."""
 
 
+_HERE = Path(__file__).parent
+
+
 class BrokenPluginWarning(UserWarning):
     """A plugin was left out, or failed where nothing depends on it; the message names it."""
 
@@ -440,7 +443,9 @@ def _explain(error: BaseException) -> str:
     where = ""
     trace = error.__traceback__
     while trace is not None:
-        where = f" ({Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno})"
+        file = Path(trace.tb_frame.f_code.co_filename)
+        if _HERE not in file.parents:  # a plugin that misuses zoo is to be mended, not zoo
+            where = f" ({file.name}, line {trace.tb_lineno})"
         trace = trace.tb_next
     if isinstance(error, SyntaxError):
         where = f" ({Path(error.filename or '').name}, line {error.lineno})"

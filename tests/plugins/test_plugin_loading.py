@@ -113,6 +113,13 @@ BROKEN = {
         """,
         "instance of `zoo.contract.Method`",
     ),
+    "it asks zoo for a name it has not": (
+        """
+        import zoo
+        class Mine(zoo.NoSuchThing): ...
+        """,
+        "no attribute 'NoSuchThing' (bad.py, line 3)",
+    ),
     "its hook raises": (
         """
         import zoo
