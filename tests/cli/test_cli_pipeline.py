@@ -211,6 +211,22 @@ def test_verify_reads_and_replays(zoo_json, zoo_run, merged):
     assert "ok" in zoo_run("verify", "both", "--replay").stderr
 
 
+def test_a_replay_has_the_memory_it_is_given(zoo_run, merged):
+    little = zoo_run("verify", "both", "--replay", "--memory", "64MiB")
+
+    assert 6 == little.exit_code
+    assert "--memory" in little.stderr
+    assert 0 == zoo_run("verify", "both", "--replay", "--memory", "2GiB").exit_code
+
+
+def test_a_replay_says_what_may_make_other_bytes(zoo_run, merged, monkeypatch):
+    from zoo.contract import Method
+
+    monkeypatch.setattr(Method, "code_hash", property(lambda self: "sha256:0"))
+
+    assert "note: the method's code differs" in zoo_run("verify", "both", "--replay").stderr
+
+
 def test_damage_is_found_by_verify_and_fsck_which_name_the_versions(zoo_run, zoo_json, merged):
     from pathlib import Path
 

@@ -261,3 +261,63 @@ def test_a_merge_with_a_schedule_and_a_dtype_replays(
     )
 
     assert registry.verify("m", replay=True).ok
+
+
+ELSEWHERE = """
+import torch
+import zoo
+from zoo import hookimpl, method
+
+OFF = [0.0]
+
+@method("elsewhere", version="1.0.0", replay="platform", tolerance=1e-3)
+def elsewhere(experts):
+    '''The first, and what another machine would make of it.'''
+    return experts[0] * (1 + OFF[0])
+
+@hookimpl
+def zoo_register_methods(register):
+    register(elsewhere)
+"""
+
+
+@pytest.mark.parametrize(
+    ("off", "moved", "ok", "near"),
+    [
+        (0.0, True, True, 0),
+        (5e-4, True, True, 3),
+        (5e-4, False, False, 0),
+        (1e-2, True, False, 0),
+    ],
+)
+def test_a_replay_on_another_platform_allows_what_the_method_states(
+    registry: Registry,
+    register: Register,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    off: float,
+    moved: bool,
+    ok: bool,
+    near: int,
+) -> None:
+    from zoo.engine import verify
+
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "elsewhere.py").write_text(ELSEWHERE)
+    plugins = load_plugins([tmp_path / "plugins"])
+    module = plugins.method("elsewhere").function.__globals__
+    state = {name: torch.rand(300) + 1 for name in "xyz"} | {"n": torch.arange(3)}
+    register("a", state)
+    with zoo.open(registry.url, plugins=plugins) as opened:
+        opened.merge(method="elsewhere", experts=["a"], name="m")
+        monkeypatch.setitem(module, "OFF", [off])
+        if moved:
+            here = verify.environment
+            monkeypatch.setattr(verify, "environment", lambda *a: here(*a) | {"machine": "vax"})
+
+        verdict = opened.verify("m", replay=True)
+
+    assert ok == verdict.ok
+    assert near == len(verdict.near)
+    assert moved == any("machine" in note and "here vax" in note for note in verdict.notes)
+    assert "platform" == verdict.replay_class

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Protocol
 
-from zoo.checkpoint import TensorInfo
+from zoo.checkpoint import Checkpoint, TensorInfo
 from zoo.digest import PREFIX, tensor_hasher
 from zoo.dtypes import DTYPES, torch_dtype
 
@@ -30,6 +31,37 @@ class Discard:
 
     def finished(self, info: TensorInfo, digest: str) -> None:
         pass
+
+
+class Distances:
+    """A sink for those who want to know how far what is made is from what is stored."""
+
+    def __init__(self, stored: Checkpoint) -> None:
+        self._stored = stored
+        self._squares: dict[str, tuple[float, float]] = {}
+        """Of each tensor: |made - stored|^2, |stored|^2."""
+
+    def write(self, info: TensorInfo, start: int, data: memoryview) -> None:
+        import torch
+
+        if info.name not in self._stored.tensors or not len(data):
+            return
+        stored = bytearray(len(data))
+        self._stored.read_into(info.name, start, memoryview(stored))
+        dtype = torch_dtype(info.dtype)
+        before = torch.frombuffer(stored, dtype=dtype).double()
+        change = torch.frombuffer(data, dtype=dtype).double() - before
+        sums = self._squares.get(info.name, (0.0, 0.0))
+        new = float(change.dot(change)), float(before.dot(before))
+        self._squares[info.name] = sums[0] + new[0], sums[1] + new[1]
+
+    def finished(self, info: TensorInfo, digest: str) -> None:
+        pass
+
+    def relative(self, name: str) -> float:
+        """|made - stored| / |stored|, dimensionless; infinite where nothing but zeros is stored."""
+        change, size = self._squares[name]
+        return math.sqrt(change / size) if size else math.inf
 
 
 class Writer:

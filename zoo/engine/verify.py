@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from zoo.checkpoints.components import stems_of, weight_files
 from zoo.checkpoints.hashing import HashPool
 from zoo.checkpoints.safetensors import SafetensorsCheckpoint, open_files
 from zoo.digest import flat_key, flat_key_of_file, tree_key
+from zoo.dtypes import DTYPES, torch_dtype
 from zoo.engine.beside import tokenizer_files
 from zoo.engine.inputs import Inputs
 from zoo.engine.merging import Prepared, Resources, data_of
@@ -19,7 +20,8 @@ from zoo.engine.opener import Opener, open_version
 from zoo.engine.plan import plan
 from zoo.engine.presented import presented
 from zoo.engine.shards import weight_keys
-from zoo.engine.sinks import Discard
+from zoo.engine.sinks import Discard, Distances
+from zoo.environment import environment
 from zoo.errors import InvalidRecipe, NotFound, VerificationFailed
 from zoo.families.renamed import with_common_names
 from zoo.overlays.overlay import is_overlay, name_in_merge, overlay_layouts
@@ -42,15 +44,21 @@ class Verdict:
     mismatched: tuple[str, ...]
     """Names of tensors, and paths of files, whose bytes are not those on record."""
     replay_class: str | None = None
-    """`exact`: the method gives the same bytes anywhere. `platform`: on this platform. None: the
-    version was read, not replayed."""
+    """`exact`: the method gives the same bytes anywhere. `platform`: on one platform, and values
+    within its tolerance elsewhere. None: the version was read, not replayed."""
     notes: tuple[str, ...] = ()
+    near: tuple[str, ...] = ()
+    """Names of tensors that a replay on another platform made within the method's tolerance, and
+    not to the byte."""
 
     def as_dict(self) -> dict[str, Any]:
-        found = asdict(self)
-        found["mismatched"] = list(self.mismatched)
-        found["notes"] = list(self.notes)
-        return found
+        lists = {"mismatched", "notes", "near"}
+        return {k: list(v) if k in lists else v for k, v in asdict(self).items()}
+
+
+CODE_CHANGED = "the method's code differs from the code that made this version"
+PLATFORM = ("torch", "numpy", "machine", "cpu_capability", "device")
+"""Of a run's environment: what the bytes of a method of the class `platform` depend on."""
 
 
 def verify(
@@ -136,15 +144,55 @@ def replay(
         apart = [t.info.name for t in ready.plan.apart if sample is None]
         made = ready.execute(resources, sink=Discard(), only=[*chosen, *apart], progress=progress)
         wrong = [n for n in chosen if made.get(n) != recorded[n]]
+        method = ready.plan.method
+        elsewhere = _elsewhere(run, resources) if method.replay == "platform" else ()
+        near: list[str] = []
+        if wrong and elsewhere:
+            near = _near(registry, version, ready, wrong, resources, progress)
+            wrong = [n for n in wrong if n not in near]
+            made |= {n: recorded[n] for n in near}
         if not wrong:
             differing = _files_that_differ if sample is None else _parts_that_differ
             wrong = differing(registry, version, ready, made)
-        method = ready.plan.method
         notes = [] if method.code_hash == run.code_hash else [CODE_CHANGED]
-        return Verdict(not wrong, len(chosen), tuple(wrong), method.replay, tuple(notes))
+        notes += [f"it was made on another platform: {', '.join(elsewhere)}"] if elsewhere else []
+        return Verdict(
+            not wrong, len(chosen), tuple(wrong), method.replay, tuple(notes), tuple(near)
+        )
 
 
-CODE_CHANGED = "the method's code differs from the code that made this version"
+def _elsewhere(run: RunDraft, resources: Resources) -> tuple[str, ...]:
+    """What differs between the platform of a run and this one; empty when nothing does."""
+    here = environment(resources.threads, resources.device, resources.memory)
+    return tuple(
+        f"{key} {run.environment[key]}, here {here[key]}"
+        for key in PLATFORM
+        if key in run.environment and run.environment[key] != here[key]
+    )
+
+
+def _near(
+    registry: Registry,
+    version: Version,
+    ready: Prepared,
+    names: Sequence[str],
+    resources: Resources,
+    progress: Progress | None,
+) -> list[str]:
+    """The tensors that are made again within the method's tolerance of those that are stored, or
+    within what their type can tell apart."""
+    import torch
+
+    with ExitStack() as stack:
+        stored = open_version(registry, version, stack)
+        distances = Distances(stored)
+        ready.execute(resources, sink=distances, only=names, progress=progress)
+        allowed = {
+            n: max(ready.plan.method.tolerance, torch.finfo(torch_dtype(info.dtype)).eps)
+            for n in names
+            if DTYPES[(info := stored.tensors[n]).dtype].merges
+        }
+        return [n for n in names if n in allowed and distances.relative(n) <= allowed[n]]
 
 
 def _files_that_differ(

@@ -30,6 +30,13 @@ from zoo_cli.session import Session, pass_session
 @click.option(
     "--key", type=click.Path(), metavar="PUB.pem", help="Public key that is trusted to have signed."
 )
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    default="1GiB",
+    show_default=True,
+    help="Memory a replay may use.",
+)
 @threads_option
 @json_option
 @pass_session
@@ -42,6 +49,7 @@ def command(
     sample: int | None,
     signature: str | None,
     key: str | None,
+    memory: str,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -68,6 +76,7 @@ def command(
             ref,
             replay=again,
             sample=sample,
+            memory=memory,
             threads=threads,
             progress=session.progress,
         )
@@ -76,10 +85,14 @@ def command(
     elif verdict.ok:
         done = "derived again from its parents" if again else "read"
         kind = f" ({verdict.replay_class})" if again and verdict.replay_class else ""
+        agree = f"{len(verdict.near)} within the method's tolerance, the others to the byte"
         say(
             click.style("ok  ", fg="green", bold=True)
-            + f"{ref}: {verdict.checked} tensors {done}, all bytes as recorded{kind}."
+            + f"{ref}: {verdict.checked} tensors {done}, "
+            + (f"{agree if verdict.near else 'all bytes as recorded'}{kind}.")
         )
+        for note in verdict.notes:
+            say(f"note: {note}")
     if not verdict.ok:
         if as_json:
             ctx.exit(VerificationFailed.exit_code)
@@ -87,7 +100,8 @@ def command(
             f"{len(verdict.mismatched)} of {verdict.checked} tensors of `{ref}` differ "
             "from what was recorded.",
             "Differs: " + ", ".join(f"`{name}`" for name in verdict.mismatched[:10]) + ".",
-            "`zoo fsck` tells whether the store is damaged.",
+            "".join(f"Note that {note}. " for note in verdict.notes)
+            + "`zoo fsck` tells whether the store is damaged.",
             mismatched=list(verdict.mismatched),
         )
 
