@@ -38,7 +38,7 @@ WRITTEN = [p for p in all_pages() if "reference" not in p.path.parts]
 CHECK_ALL = """
 from zoo.testing import check_method
 
-for method in (median, clipped_sum, loud_mean):
+for method in (median, clipped_sum, loud_mean, boldest, best_fit):
     failed = [outcome for outcome in check_method(method) if outcome.status == "failed"]
     assert not failed, (method.name, failed)
 """
