@@ -234,6 +234,7 @@ def test_a_snapshot_that_cannot_be_written_says_so(
         "COPY tags TO 'out.csv'",
         "COPY (SELECT 1) TO '/dev/stdout'",
         "EXPORT DATABASE 'out'",
+        "IMPORT DATABASE '.'",
         "CREATE SECRET s (TYPE http)",
         "CALL pragma_version()",
         "CHECKPOINT",
@@ -264,6 +265,8 @@ def test_user_sql_only_reads_the_snapshot(
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "secret.csv"
     file.write_text("column_of_the_secret\n42\n")
+    (tmp_path / "schema.sql").write_text("column_of_the_secret is no SQL")
+    (tmp_path / "load.sql").write_text("")
     home = shared_catalog.store_root
     tags = "SELECT count(*) FROM tags"
     before = rows(shared_catalog, tags), sorted(home.parent.rglob("*")), sorted(Path().iterdir())

@@ -76,7 +76,6 @@ def query(catalog: Catalog, sql: str) -> Table:
     """
     import duckdb
 
-    _check_one_select(sql)
     with _home(catalog.store_root) as home:
         path, lock = home / "analytics.duckdb", Turnstile(home / "analytics.lock")
         with lock.exclusive():
@@ -84,6 +83,7 @@ def query(catalog: Catalog, sql: str) -> Table:
         with lock.shared(), duckdb.connect(str(path), read_only=True, config=SAFE) as connection:
             connection.execute("SET python_enable_replacements = false")
             connection.execute("SET lock_configuration = true")
+            _check_one_select(connection, sql)
             try:
                 result = connection.execute(sql)
                 columns = [column[0] for column in result.description or ()]
@@ -103,11 +103,16 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _check_one_select(sql: str) -> None:
+def _check_one_select(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Refuse what is not one query.
+
+    Args:
+        connection: the locked one: to parse IMPORT DATABASE, DuckDB reads files.
+    """
     import duckdb
 
     try:
-        statements = duckdb.extract_statements(sql)
+        statements = connection.extract_statements(sql)
     except duckdb.Error as error:
         raise _refused(sql, str(error)) from error
     kinds = [statement.type.name for statement in statements]
