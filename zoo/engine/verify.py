@@ -234,6 +234,15 @@ def _parts_that_differ(
 @contextmanager
 def _reopened(registry: Registry, run: RunDraft, resources: Resources) -> Iterator[Prepared]:
     """The recorded merge, ready to be carried out again."""
+    if run.method not in registry.plugins.methods:
+        given = f"`{run.plugin}` {run.plugin_version}".strip()
+        raise NotFound(
+            f"Method `{run.method}` made this version, and no plugin here offers it:",
+            "a replay runs it again.",
+            f"Install {given}, or name its directory with --plugins-dir.",
+            method=run.method,
+            plugin=run.plugin,
+        )
     method = registry.plugins.method(run.method)
     if method.version != run.method_version:
         raise VerificationFailed(
