@@ -361,17 +361,18 @@ def test_contradictory_requests_are_refused(
 def test_a_file_that_is_no_recipe_is_told(
     registry: Registry, tmp_path: Path, plugins: Plugins
 ) -> None:
-    def refused(data: bytes | None, message: str) -> None:
+    def refused(data: bytes, message: str) -> None:
         path = tmp_path / "r.yaml"
-        if data is not None:
-            path.write_bytes(data)
+        path.write_bytes(data)
         with pytest.raises(InvalidRecipe, match=message):
             read_recipe(path, plugins.methods)
 
-    refused(None, "There is no recipe")
-    refused(b"{", "is not YAML")
+    with pytest.raises(NotFound, match="There is no recipe"):
+        read_recipe(tmp_path / "nowhere.yaml", plugins.methods)
+    refused(b"{", "is not YAML: line 1, column 2: expected the node content")
     refused(b"- a\n- b\n", "must be a map")
-    refused(b"", "must be a map")
+    refused(b"", "is empty")
+    refused(b"method: ties\nmethod: linear\n", "line 2, column 1: the key `method` stands twice")
     refused(b"\xff\xfe\xff", "Cannot read|is not YAML")
     refused(b"!!python/object/apply:os.system ['true']", "is not YAML")
     refused(b"[" * 20_000, "is not YAML")

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.checkpoints.safetensors_header import SHARD_BYTES
 from zoo.contract import CHUNK
-from zoo.errors import InvalidRecipe, did_you_mean
+from zoo.errors import InvalidRecipe, NotFound, did_you_mean
 from zoo.recipes.schedule import Value, is_rules, problem_with, value_at
 from zoo.recipes.slices import Slice, below, models_of, read_slices
 
@@ -504,27 +504,32 @@ def documents(path: Path, what: str = "recipe") -> list[dict[str, Any]]:
     Args:
         what: what errors call the file.
     Raises:
-        InvalidRecipe: no such file, or not YAML.
+        NotFound: no such file.
+        InvalidRecipe: not YAML, or empty.
     """
     import yaml
+
+    from zoo.recipes.strict_yaml import complaint, documents_in
 
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InvalidRecipe(f"There is no {what} `{path}`.", path=str(path)) from None
+        raise NotFound(f"There is no {what} `{path}`.", path=str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRecipe(f"Cannot read the {what} `{path}`: {error}.", path=str(path)) from None
     try:
-        found = [d for d in yaml.safe_load_all(text) if d is not None]
+        found = documents_in(text)
     except (yaml.YAMLError, RecursionError) as error:
-        raise InvalidRecipe(f"`{path}` is not YAML: {error}", path=str(path)) from None
+        raise InvalidRecipe(f"`{path}` is not YAML:", complaint(error), path=str(path)) from None
+    if not found:
+        raise InvalidRecipe(f"The {what} `{path}` is empty.", path=str(path))
     if _values(found, {}) > MOST_VALUES:
         raise InvalidRecipe(
             f"`{path}` unfolds to more than {MOST_VALUES:,} values.",
             "Its aliases repeat each other.",
             path=str(path),
         )
-    return [mapping(document, str(path)) for document in found or [None]]
+    return [mapping(document, str(path)) for document in found]
 
 
 def _values(document: Any, known: dict[int, int]) -> int:
