@@ -30,6 +30,10 @@ PREFIX = "module."
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The pickled magic number that torch wrote before it wrote zip files (1.6)."""
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+_SAVE_WEIGHTS = (
+    "Where you trust it, load it and save its weights alone: "
+    "`torch.save(model.state_dict(), 'weights.pt')`."
+)
 _ROOM = 64 << 20
 """Bytes a small file may unfold to."""
 _UNFOLDING = 16
@@ -161,10 +165,16 @@ def _load(path: Path) -> Any:
             raise InvalidCheckpoint(
                 f"`{path}` holds code, not only weights:",
                 f"loading it would import `{refused[1]}`.",
-                "Where you trust it, load it and save its weights alone: "
-                "`torch.save(model.state_dict(), 'weights.pt')`.",
+                _SAVE_WEIGHTS,
                 path=path,
                 refused=refused[1],
+            ) from None
+        if "Unsupported operand" in str(error):
+            raise InvalidCheckpoint(
+                f"`{path}` is pickled in a way that torch's safe loader does not read:",
+                "whether it holds code cannot be told; `torch.save` writes pickle protocol 2.",
+                _SAVE_WEIGHTS,
+                path=path,
             ) from None
         raise InvalidCheckpoint(
             f"`{path}` is no readable torch checkpoint:",

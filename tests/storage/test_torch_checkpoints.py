@@ -145,11 +145,14 @@ def test_a_whole_pickled_module_is_refused_with_its_class(tmp_path):
     assert "torch.nn.modules.linear.Linear" == caught.value.refused
 
 
-def test_a_plain_pickle_with_code_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("protocol", "told"), [(2, "would import `posix.system`"), (4, "holds code cannot be told")]
+)
+def test_a_plain_pickle_with_code_is_refused(tmp_path, protocol, told):
     path = tmp_path / "m.pt"
-    path.write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
+    path.write_bytes(pickle.dumps(Evil(tmp_path / "ran"), protocol))
 
-    with pytest.raises(InvalidCheckpoint):
+    with pytest.raises(InvalidCheckpoint, match=told):
         TorchFormat().open(path)
     assert not (tmp_path / "ran").exists()
 

@@ -235,10 +235,11 @@ def check_index(
     )
     if wrong:
         first = wrong[0]
+        said, lies = (f"in `{m[first]}`" if first in m else "nowhere" for m in (weight_map, found))
         raise InvalidCheckpoint(
-            f"`{path}` disagrees with its shards about {len(wrong)} tensors:",
-            f"`{first}` should be in `{weight_map.get(first, 'no file')}` and is in "
-            f"`{found.get(first, 'no file')}`.",
+            f"`{path}` disagrees with its shards about {len(wrong)} "
+            f"tensor{'s' if len(wrong) > 1 else ''}:",
+            f"by the index `{first}` is {said}, by the files {lies}.",
             "Remove the index if the shards are right, or download both again.",
             path=path,
             tensors=wrong,
