@@ -113,12 +113,14 @@ def test_a_missing_version_says_what_there_is(catalog: Catalog) -> None:
 
     with pytest.raises(NotFound, match="Did you mean `math`"):
         catalog.get("maht")
-    with pytest.raises(NotFound, match="versions are 1 to 1"):
+    with pytest.raises(NotFound, match="newest is math@1"):
         catalog.get("math@2")
     with pytest.raises(NotFound):
         catalog.get("math@99999999999999999999")
     with pytest.raises(NotFound, match="Did you mean `best`"):
         catalog.get("math@bets")
+    with pytest.raises(NotFound, match="write math@sha256:ff2366565790"):
+        catalog.get("math@ff2366565790")
     with pytest.raises(NotFound):
         catalog.get("math@sha256:0000000000000000")
     with pytest.raises(NotFound):

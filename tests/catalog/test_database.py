@@ -277,6 +277,11 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         Catalog.open(str(path))
 
 
+def test_a_directory_in_the_place_of_a_registry_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match=r"is a directory.* zoo --registry .*/registry\.db"):
+        Catalog.open(str(tmp_path))
+
+
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="mkdir -p"):
         Catalog.open(str(tmp_path / "absent" / "registry.db"))

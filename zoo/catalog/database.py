@@ -295,6 +295,12 @@ class Database:
                 how="Check the disk and its room, then run `zoo fsck`.",
                 **facts,
             )
+        if "unable to open" in said and self.path and self.path.is_dir():
+            return RegistryError(
+                f"{self.name} is a directory, and no registry.",
+                how=f"Name a file: zoo --registry {self.name}/registry.db ...",
+                **facts,
+            )
         if "not a database" in said or "malformed" in said:
             return RegistryError(
                 f"{self.name} is damaged, unreadable or not a database ({said}).",

@@ -110,7 +110,9 @@ def resolve(connection: Connection, ref: str, *, removed: bool = False) -> int:
         )
         raise NotFound(
             f"`{name}` has no alias `{selector}`.",
-            how=did_you_mean(selector, list(known)) or f"Set it: zoo alias {name} {selector}",
+            how=_digest_hint(name, selector)
+            or did_you_mean(selector, list(known))
+            or f"Set it: zoo alias {name} {selector}",
             ref=ref,
             name=name,
             alias=selector,
@@ -133,7 +135,7 @@ def _numbered(
         last = connection.scalar(select(t.entries.c.last_number).where(t.entries.c.id == entry_id))
         raise NotFound(
             f"`{name}` has no version {number}.",
-            how=f"Its versions are 1 to {last}: zoo ls --where \"name = '{name}'\"",
+            how=f"Its newest is {name}@{last}. List them: zoo ls --where \"name = '{name}'\"",
             ref=ref,
             name=name,
             last=last,
@@ -174,6 +176,12 @@ def _digested(
             candidates=[f"{name}@{row.number}" for row in rows],
         )
     return int(rows[-1].id)  # the same weights registered twice: the newer description
+
+
+def _digest_hint(name: str, selector: str) -> str:
+    """How to name a version by the digits that a table shows, where they look like that."""
+    is_hex = re.fullmatch(rf"[0-9a-f]{{{SHORTEST_PREFIX},64}}", selector)
+    return f"For the digest write {name}@sha256:{selector}" if is_hex else ""
 
 
 def starts_with(column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
