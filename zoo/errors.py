@@ -113,8 +113,12 @@ class InvalidKey(ZooError):
     exit_code = 17
 
 
+LISTED = 24
+"""Words that a suggestion lists at most."""
+
+
 def did_you_mean(word: str, known: list[str] | tuple[str, ...]) -> str:
-    """A sentence that names the nearest known words, or lists them all when none is near."""
+    """A sentence that names the nearest known words, or lists them when none is near."""
     import difflib
 
     lower: dict[str, list[str]] = {}
@@ -123,4 +127,6 @@ def did_you_mean(word: str, known: list[str] | tuple[str, ...]) -> str:
     if near := difflib.get_close_matches(word.lower(), lower, n=3, cutoff=0.6):
         named = [k for n in near for k in lower[n]][:3]
         return "Did you mean " + " or ".join(f"`{n}`" for n in named) + "?"
-    return "Known: " + ", ".join(f"`{k}`" for k in known) + "." if known else ""
+    listed = ", ".join(f"`{k}`" for k in known[:LISTED])
+    more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+    return f"Known: {listed}{more}." if known else ""

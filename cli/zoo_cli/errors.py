@@ -48,7 +48,7 @@ def _show(error: ZooError, session: Session) -> None:
     if session.as_json:
         click.echo(json.dumps({"error": as_dict(error)}, ensure_ascii=False, default=str), err=True)
         return
-    click.echo(click.style("error: ", fg="red", bold=True) + error.what, err=True)
+    click.echo(click.style("error: ", fg="red", bold=True) + error.what.rstrip(), err=True)
     for problem in _problems(error):
         click.echo(f"  - {problem}", err=True)
     for label, text in (("why", error.why), ("how", error.how)):

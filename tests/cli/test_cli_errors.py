@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -89,6 +90,27 @@ def test_a_merge_of_a_path_that_is_not_there_names_the_path_not_a_registry(zoo_r
     assert 0 != result.exit_code
     assert "There is no model `./nowhere`" in result.output
     assert "zoo init" not in result.output
+
+
+def test_models_that_do_not_fit_get_all_problems_listed(zoo_run, checkpoint, tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"a.weight": torch.ones(5, 6), "c": torch.ones(1)}, tmp_path / "other.safetensors")
+
+    result = zoo_run(
+        *("merge", "--method", "linear", "--expert", checkpoint("math", 1.0)),
+        *("--expert", "./other.safetensors", "--out", "out"),
+    )
+
+    assert 6 == result.exit_code
+    head, *problems, why = result.stderr.splitlines()
+    assert "error: These models cannot be merged, 3 problems:" == head
+    assert ["`a.weight`", "`b.bias`", "`c`"] == sorted(
+        re.search("tensor (`.*?`)", p)[1] for p in problems
+    )
+    assert why.startswith("  why: ")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_registry_names_the_command_that_makes_one(zoo_run):

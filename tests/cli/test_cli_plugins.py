@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -179,3 +180,11 @@ def test_an_unknown_method_suggests_the_nearest(zoo_run):
 
     assert 8 == result.exit_code
     assert "Did you mean `ties`?" in result.stderr
+
+
+def test_a_name_that_is_like_none_gets_a_list_that_fits_a_terminal(zoo_run):
+    result = zoo_run("plugins", "check", "qqq")
+
+    assert 3 == result.exit_code
+    assert re.search(r"Known: `arcee_fusion`, .* and \d+ more\.", result.stderr)
+    assert len(result.stderr) < 800

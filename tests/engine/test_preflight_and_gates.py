@@ -210,7 +210,7 @@ def test_values_that_are_not_finite_are_found_in_any_chunk(
     base, good, sick = family(2, dtype)
     sick["layers.0.weight"].view(-1)[-1] = BAD[value]
 
-    with pytest.raises(GateFailed, match=r"`expert 1` has 1 values that are not finite"):
+    with pytest.raises(GateFailed, match=r"`expert 1` has 1 value that is not finite"):
         zoo.merge(method, [good, sick], base=base, parameters=METHODS[method], chunk=chunk)
 
 
@@ -219,7 +219,7 @@ def test_a_base_with_nan_is_named() -> None:
     base["scale"] = torch.tensor(float("nan"))
 
     for method in ("task_arithmetic", "ties"):
-        with pytest.raises(GateFailed, match="`base` has 1 values that are not finite"):
+        with pytest.raises(GateFailed, match="`base` has 1 value that is not finite"):
             zoo.merge(method, [good], base=base, parameters={"lambda": 0.5})
 
 
@@ -227,7 +227,7 @@ def test_nan_in_what_is_only_copied_is_found_too() -> None:
     base, sick = family(1)
     base["scale"] = torch.tensor(float("nan"))
 
-    with pytest.raises(GateFailed, match="`base` has 1 values that are not finite"):
+    with pytest.raises(GateFailed, match="`base` has 1 value that is not finite"):
         zoo.merge("ties", [sick], base=base, parameters={"lambda": 0.0})
 
 

@@ -168,5 +168,5 @@ def test_a_nan_that_no_sample_sees_does_not_keep_the_search_going() -> None:
     bits = torch.zeros(2 * SAMPLED, dtype=torch.int32)
     bits[0] = 0x7FFFFFFF
 
-    with pytest.raises(GateFailed, match="1 values that are not finite"):
+    with pytest.raises(GateFailed, match="1 value that is not finite"):
         kept({"w": bits.view(torch.float32)}, 1e-6)

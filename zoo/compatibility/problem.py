@@ -106,7 +106,7 @@ def refuse(problems: Iterable[Problem | str]) -> None:
         raise IncompatibleModels(
             f"These models cannot be merged, {len(found)} "
             f"problem{'s' if len(found) > 1 else ''}:\n{lines}\n",
-            "Nothing was written.",
+            "A merge begins only when there is none; nothing was written.",
             problems=[str(p) for p in found],
             details=[
                 p.as_dict() if isinstance(p, Problem) else Problem("refused", "error", p).as_dict()

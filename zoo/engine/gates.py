@@ -80,8 +80,8 @@ class Gate:
         bad = int((~torch.isfinite(values)).sum())
         if bad:
             raise GateFailed(
-                f"{who} {bad} values that are not finite (NaN or infinite) in tensor "
-                f"`{self._info.name}`.",
+                f"{who} {bad} {'value that is' if bad == 1 else 'values that are'} not finite "
+                f"(NaN or infinite) in tensor `{self._info.name}`.",
                 "A merge of them would be worthless.",
                 "Find out where they come from; nothing was published.",
                 tensor=self._info.name,
