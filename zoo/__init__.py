@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from zoo.metrics import Metric, metric
     from zoo.networks.loading import load, load_state
     from zoo.parameters import Fraction, PerExpert
-    from zoo.records import MetricValue, Version
+    from zoo.records import MetricValue, Registration, Version
     from zoo.registry import Registry, open
     from zoo.sample import Sample
     from zoo.subject import Subject
@@ -34,6 +34,7 @@ _HOMES = {
     "Overlay": "zoo.contract",
     "Parts": "zoo.contract",
     "PerExpert": "zoo.parameters",
+    "Registration": "zoo.records",
     "Registry": "zoo.registry",
     "Sample": "zoo.sample",
     "Statistic": "zoo.contract",
@@ -63,6 +64,7 @@ __all__ = [
     "Overlay",
     "Parts",
     "PerExpert",
+    "Registration",
     "Registry",
     "Sample",
     "Statistic",

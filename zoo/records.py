@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from zoo.dtypes import DTYPES
@@ -55,6 +56,30 @@ class MetricValue:
     """Standard error, in the unit of the value; None when not estimated."""
     environment: Mapping[str, Any] = field(default_factory=dict)
     tool: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """One checkpoint that is to be registered, and what is said of it: what `Registry.register`
+    takes, for `Registry.register_many`."""
+
+    source: str | Path
+    """A file, a directory, or whatever a plugin's `zoo_resolve_source` knows."""
+    name: str
+    """Entry that gets it as its next version."""
+    kind: str = "expert"
+    base: str | None = None
+    """Reference to the version it was fine-tuned from; of an adapter, the one that its
+    configuration names, by default."""
+    task: str | None = None
+    phase: str | None = None
+    license: str | None = None
+    """What the model's own card says, by default."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] | Iterable[MetricValue] = ()
+    """`name` or `name/split` -> value; or full records."""
+    origin: str | None = None
+    """What the record says it came from; `source` by default, which may be gone soon."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from zoo.plugins import Plugins
     from zoo.progress import Progress
     from zoo.recipes.multi_stage import Stage
-    from zoo.records import MetricValue, Version
+    from zoo.records import MetricValue, Registration, Version
     from zoo.signing import SignatureVerdict
     from zoo.storage.artifacts import Compress
     from zoo.storage.fsck import FsckReport
@@ -183,6 +183,21 @@ class Registry:
             threads=threads,
             progress=progress,
             origin=origin,
+        )
+
+    def register_many(
+        self,
+        registrations: Iterable[Registration],
+        *,
+        link_mode: LinkMode | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> list[Version]:
+        """Take checkpoints in together, all or none; see `zoo.storage.register`."""
+        from zoo.storage.register import register_many
+
+        return register_many(
+            self, registrations, link_mode=link_mode, threads=threads, progress=progress
         )
 
     def pull(self, source: str, **about: Any) -> Pulled:

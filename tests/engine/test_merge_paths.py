@@ -164,7 +164,7 @@ def test_a_merge_killed_while_it_is_published_is_not_made_again(
         return registry.merge(method="linear", experts=["a", "b"], name="m")
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(registry.catalog, "add", _interrupt)
+        patched.setattr(registry.catalog, "add_many", _interrupt)
         asked()
     made: list[str] = []
     finished = ShardWriter.finished
@@ -324,7 +324,7 @@ def test_an_object_damaged_while_a_publish_was_interrupted_is_made_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(registry.catalog, "add", _interrupt)
+        patched.setattr(registry.catalog, "add_many", _interrupt)
         registry.merge(method="linear", experts=["a", "b"], name="m")
     live = registry.catalog.live_objects()
     (orphan,) = [p for k, p, _ in registry.store.objects() if k[:4] == "tree" and k not in live]

@@ -597,7 +597,7 @@ def test_a_merge_interrupted_as_it_publishes_goes_on(
         for record, path in staged.items():
             if record.path == placed:
                 with registry.store.publishing():
-                    registry.store.place(path, record.object)
+                    registry.store.place([(path, record.object)])
                 if damaged:
                     flip(registry.store.path(record.object))
         raise KeyboardInterrupt

@@ -327,7 +327,7 @@ def test_a_database_that_refuses_leaves_no_version(registry, save, monkeypatch):
         raise ZooError("no")
 
     with monkeypatch.context() as patched:
-        patched.setattr(registry.catalog, "add", refuse)
+        patched.setattr(registry.catalog, "add_many", refuse)
         with pytest.raises(ZooError):
             registry.register(save(STATE), name="m")
 
@@ -482,7 +482,7 @@ def test_a_registration_killed_before_its_commit_is_invisible(registry, zoo_path
         import os, signal, sys
         import zoo
         with zoo.open(sys.argv[1]) as registry:
-            registry.catalog.add = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
+            registry.catalog.add_many = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
             registry.register(sys.argv[2], name="m")
     """
 

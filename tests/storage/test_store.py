@@ -35,8 +35,8 @@ def put(store: Store, data: bytes) -> str:
     key = flat_key(data)
     with store.staging("put") as staging, store.publishing():
         (staging / "file").write_bytes(data)
-        store.place(staging / "file", key)
-        assert store.settle(key)
+        store.place([(staging / "file", key)])
+        assert store.settle([key]) == set()
     return key
 
 

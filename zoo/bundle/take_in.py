@@ -87,14 +87,12 @@ def take_in(
             bundle, file, registry.store, staging, threads, progress or NoProgress()
         )
         with registry.store.publishing():
-            for key, place in staged.items():
-                registry.store.place(place, key)
-            for key in bundle.objects:
-                if not registry.store.settle(key):
-                    raise StoreError(
-                        f"Object `{key}` went away while the bundle was taken in.",
-                        how="Run the same command again.",
-                    )
+            registry.store.place((place, key) for key, place in staged.items())
+            if missing := registry.store.settle(bundle.objects):
+                raise StoreError(
+                    f"Object `{min(missing)}` went away while the bundle was taken in.",
+                    how="Run the same command again.",
+                )
             with registry.catalog.database.write() as connection:
                 report = _TakingIn(connection, bundle, conflict).run()
     report.objects, report.bytes = len(staged), sum(bundle.objects[k][1] for k in staged)

@@ -151,19 +151,21 @@ class Catalog:
         Raises:
             RegistryError: a row the registry cannot keep; nothing is written.
         """
-        return self._add([draft], [run])[0]
+        return self.add_many([draft], [run])[0]
 
-    def add_many(self, drafts: Iterable[VersionDraft]) -> list[Version]:
-        """Publish versions in one transaction, all or none."""
-        listed = list(drafts)
-        return self._add(listed, [None] * len(listed))
-
-    def _add(
-        self, drafts: Sequence[VersionDraft], runs: Sequence[RunDraft | None]
+    def add_many(
+        self, drafts: Sequence[VersionDraft], runs: Sequence[RunDraft | None] | None = None
     ) -> list[Version]:
+        """Publish versions in one transaction, all or none.
+
+        Args:
+            runs: what made each; None where it was registered, as all are by default.
+        Raises:
+            RegistryError: a row the registry cannot keep; nothing is written.
+        """
         at = now()
         with self._database.write() as connection:
-            ids, happenings = additions.add(connection, at, drafts, runs)
+            ids, happenings = additions.add(connection, at, drafts, runs or [None] * len(drafts))
             audit.append(connection, at, happenings)
             return version_rows.load(connection, ids, self.store_root)
 

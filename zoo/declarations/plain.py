@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 LARGEST = 256_000
@@ -24,6 +25,8 @@ DEEPEST = 30
 
 def yaml_mapping(text: str) -> dict[str, Any]:
     """A YAML document that is a mapping, plain; empty when it is none, or beyond reason."""
+    if not text or text.isspace():
+        return {}
     import yaml
 
     if len(text) > LARGEST or _brackets(text) > 4 * DEEPEST:
@@ -41,7 +44,7 @@ def yaml_mapping(text: str) -> dict[str, Any]:
 
 def json_mapping(text: str, largest: int = LARGEST) -> dict[str, Any]:
     """A JSON object, plain; empty when it is none, or beyond reason."""
-    if len(text) > largest:
+    if not text or len(text) > largest:
         return {}
     try:
         found = json.loads(text)
@@ -125,6 +128,7 @@ def _brackets(text: str) -> int:
     return deepest
 
 
+@cache
 def _loader() -> type[Any]:
     """YAML's safe loader, without times, and without the merge keys that multiply."""
     import yaml

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from zoo.checkpoint import Checkpoint, TensorInfo
 from zoo.checkpoints.components import WeightFiles, stems_of, weight_files
 from zoo.checkpoints.hashing import HashPool, write_at
-from zoo.checkpoints.safetensors import open_files
+from zoo.checkpoints.safetensors import SafetensorsCheckpoint, open_files
 from zoo.digest import flat_key, tree_key, weights_digest
 from zoo.errors import StoreError
 from zoo.progress import Progress
@@ -63,6 +64,7 @@ def ingest(
     threads: int | None,
     progress: Progress,
     stem: str = "model",
+    prefix: str = "",
 ) -> Ingested:
     """Stage a whole model: each byte is read once, hashed, and written if it must be.
 
@@ -70,34 +72,38 @@ def ingest(
     safetensors. Files beside the weights are always copied.
 
     Args:
+        staging: gets files that are numbered: no directories, which are slow to remove.
         stem: what weights files that are written are called.
+        prefix: what begins the names of the staged files, where others are in the directory.
     Raises:
         InvalidCheckpoint: the source is damaged, or ends while it is read.
         StoreError: no room.
     """
-    folder = staging / "files"
+    staging.mkdir(parents=True, exist_ok=True)
+    places = (staging / f"{prefix}{number}" for number in itertools.count())
     auxiliary = dict(checkpoint.opened.auxiliary)
     written = WeightFiles({}, {})
     with ExitStack() as stack:
         if checkpoint.opened.weight_files:
-            plan = _keep(checkpoint, folder, link_mode, stack)
+            plan = _keep(checkpoint, places, link_mode, stack)
         else:
             written = weight_files(
                 list(checkpoint.tensors.values()), stems=stems_of(auxiliary), stem=stem
             )
-            plan = _rewrite(checkpoint, folder, written)
+            plan = _rewrite(checkpoint, places, written)
         beside = sum(path.stat().st_size for path in auxiliary.values())
-        _check_room(folder, beside + sum(w.size for w in plan if w.copied))
+        _check_room(staging, beside + sum(w.size for w in plan if w.copied))
         progress.start(beside + sum(w.size for w in plan), "hash")
         stack.callback(progress.done)
         progress.advance(sum(len(w.header) for w in plan))
         pool = stack.enter_context(HashPool(threads, progress))
         ingested = _weights(plan, pool, stack)
         for name, data in written.indexes.items():
-            (folder / name).write_bytes(data)
-            ingested.files[FileRecord(name, flat_key(data), len(data))] = folder / name
+            staged = next(places)
+            staged.write_bytes(data)
+            ingested.files[FileRecord(name, flat_key(data), len(data))] = staged
         copies = {
-            path: (folder / path, pool.file(source, _parent(folder / path)))
+            path: (staged := next(places), pool.file(source, staged))
             for path, source in auxiliary.items()
         }
         for path, (staged, future) in copies.items():
@@ -107,26 +113,32 @@ def ingest(
 
 
 def _keep(
-    checkpoint: Checkpoint, folder: Path, link_mode: LinkMode, stack: ExitStack
+    checkpoint: Checkpoint, places: Iterator[Path], link_mode: LinkMode, stack: ExitStack
 ) -> list[_Weights]:
     sources: dict[str, Path] = {}
+    staged: dict[str, Path] = {}
     copied: dict[str, bool] = {}
     for file, path in checkpoint.opened.weight_files.items():
-        target = _parent(folder / file)
-        copied[file] = not link(path, target, link_mode)
-        sources[file] = path if copied[file] else target
-    # Opened again, from what was linked: what is hashed is what is kept.
-    source = open_files(sources, checkpoint.opened.origin, checkpoint.opened.auxiliary)
-    stack.callback(source.close)
+        staged[file] = next(places)
+        copied[file] = not link(path, staged[file], link_mode)
+        sources[file] = path if copied[file] else staged[file]
+    if isinstance(checkpoint, SafetensorsCheckpoint) and all(copied.values()):
+        source = checkpoint
+    else:
+        # Opened again, from what was linked: what is hashed is what is kept.
+        source = open_files(sources, checkpoint.opened.origin, checkpoint.opened.auxiliary)
+        stack.callback(source.close)
     return [
-        _Weights(file, folder / file, h.raw, h.tensors, h.size, source, copied[file])
+        _Weights(file, staged[file], h.raw, h.tensors, h.size, source, copied[file])
         for file, h in source.headers.items()
     ]
 
 
-def _rewrite(checkpoint: Checkpoint, folder: Path, written: WeightFiles) -> list[_Weights]:
+def _rewrite(
+    checkpoint: Checkpoint, places: Iterator[Path], written: WeightFiles
+) -> list[_Weights]:
     return [
-        _Weights(file, _parent(folder / file), w.header, w.tensors, w.size, checkpoint, True)
+        _Weights(file, next(places), w.header, w.tensors, w.size, checkpoint, True)
         for file, w in written.layouts.items()
     ]
 
@@ -160,7 +172,6 @@ def _create(weights: _Weights, stack: ExitStack) -> int:
 
 def _check_room(folder: Path, needed: int) -> None:
     """Better to refuse now than after an hour of writing."""
-    folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise StoreError(
@@ -170,8 +181,3 @@ def _check_room(folder: Path, needed: int) -> None:
             needed=needed,
             free=free,
         )
-
-
-def _parent(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path

@@ -16,6 +16,9 @@ LINK_MODES: tuple[str, ...] = get_args(LinkMode)
 _FICLONE = 0x40049409
 """Linux: share the blocks of another file, copy on write (btrfs, XFS, bcachefs)."""
 
+_SMALL = 16 << 10
+"""Bytes of a file that is copied sooner than the file system is asked to share its blocks."""
+
 
 def link(source: Path, target: Path, mode: LinkMode) -> bool:
     """Make `target` hold the bytes of `source`; True when it does, False when they must be copied.
@@ -52,6 +55,8 @@ def link(source: Path, target: Path, mode: LinkMode) -> bool:
 
 
 def _clone(source: Path, target: Path) -> bool:
+    if source.stat().st_size <= _SMALL:
+        return False
     with source.open("rb") as reader, target.open("xb") as writer:
         try:
             fcntl.ioctl(writer, _FICLONE, reader.fileno())

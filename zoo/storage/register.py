@@ -1,4 +1,4 @@
-"""From a source on disk to a version in the registry."""
+"""From sources on disk to versions in the registry."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from zoo.declared import read_declared
 from zoo.errors import InvalidName, did_you_mean
 from zoo.names import check_entry_name
 from zoo.progress import NoProgress, Progress
-from zoo.records import MetricValue, Version, VersionDraft
+from zoo.records import MetricValue, Registration, Version, VersionDraft
 from zoo.source import RemoteSource, format_of, outlined, resolve_source
 from zoo.storage.ingest import ingest
 from zoo.storage.links import LINK_MODES, LinkMode
-from zoo.storage.publish import publish
+from zoo.storage.publish import Staged, publish_all
 
 if TYPE_CHECKING:
     from zoo.registry import Registry
@@ -61,58 +61,126 @@ def register(
         IncompatibleModels: an adapter that does not fit its base.
         InvalidName, UnsupportedFormat, InvalidCheckpoint, StoreError
     """
-    from zoo.adapters.inputs import checked
+    asked = Registration(
+        source, name, kind, base, task, phase, license, tags or {}, metrics or (), origin
+    )
+    return register_many(
+        registry, [asked], link_mode=link_mode, threads=threads, progress=progress
+    )[0]
 
-    check_entry_name(name)
-    _check_word("kind", kind, VERSION_KINDS)
+
+def register_many(
+    registry: Registry,
+    registrations: Iterable[Registration],
+    *,
+    link_mode: LinkMode | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[Version]:
+    """Take checkpoints into the zoo together: all of them become versions at one moment, or none.
+
+    Hundreds of small ones cost little more than one: the disk is asked once to make all their
+    files durable, and the database once to commit. Each is staged whole before any is published,
+    so the store's disk needs room for all of them. A base must be there before the call.
+
+    Args:
+        link_mode, threads: as for `register`; for each of them.
+        progress: told about one checkpoint after the other.
+    Returns:
+        The versions, in the order asked for.
+    Raises:
+        as `register`: the first failure; nothing is registered then.
+    """
     if link_mode is not None:
         _check_word("link mode", link_mode, LINK_MODES)
-    measured = metric_values(metrics)
-    parent = registry.catalog.get(base) if base is not None else None
-    registry.plugins.ask("zoo_before_register", source=str(source), name=name)
-    listening = progress or NoProgress()
-    found = resolve_source(registry, source)
-    fetched: Mapping[str, Any] = {}
+    asked = list(registrations)
+    if not asked:
+        return []
+    metrics = [_checked(one) for one in asked]
+    bases = dict.fromkeys(one.base for one in asked if one.base is not None)
+    parents = {ref: registry.catalog.get(ref) for ref in bases}
+    with registry.store.staging(f"register-{uuid4().hex}") as staging:
+        staged = [
+            _stage(
+                registry,
+                one,
+                measured,
+                parents.get(one.base or ""),
+                staging,
+                prefix=f"{number}-",
+                link_mode=link_mode,
+                threads=threads,
+                progress=progress or NoProgress(),
+            )
+            for number, (one, measured) in enumerate(zip(asked, metrics, strict=True))
+        ]
+        return publish_all(registry, staged, [None] * len(staged))
+
+
+def _checked(asked: Registration) -> tuple[MetricValue, ...]:
+    """The metrics of a registration whose words are in order."""
+    check_entry_name(asked.name)
+    _check_word("kind", asked.kind, VERSION_KINDS)
+    return metric_values(asked.metrics)
+
+
+def _stage(
+    registry: Registry,
+    asked: Registration,
+    metrics: tuple[MetricValue, ...],
+    parent: Version | None,
+    staging: Path,
+    *,
+    prefix: str,
+    link_mode: LinkMode | None,
+    threads: int | None,
+    progress: Progress,
+) -> Staged:
+    """Bring one checkpoint's files into a directory, hashed, with all that is known of them."""
+    from zoo.adapters.inputs import checked
+
+    registry.plugins.ask("zoo_before_register", source=str(asked.source), name=asked.name)
+    found = resolve_source(registry, asked.source)
+    origin, fetched = asked.origin, dict[str, Any]()
     if isinstance(found, RemoteSource):
         # What no format reads, or reads and refuses, is not fetched, nor an adapter without a base.
         with outlined(registry, found) as outline:
             checked(registry, outline, parent, outline=True)
-        origin, fetched = origin or found.origin, found.notes
+        origin, fetched = origin or found.origin, dict(found.notes)
         link_mode = link_mode or found.link_mode
-        found = found.fetch(listening)
-    with (
-        format_of(registry, found).open(found) as checkpoint,
-        registry.store.staging(f"register-{uuid4().hex}") as staging,
-    ):
+        found = found.fetch(progress)
+    with format_of(registry, found).open(found) as checkpoint:
+        kind, stem = asked.kind, "model"
         adapter = checked(registry, checkpoint, parent)
         if adapter is not None:
-            kind, parent = KIND, adapter.base
+            kind, stem, parent = KIND, "adapter_model", adapter.base
         ingested = ingest(
             checkpoint,
             staging,
             link_mode=link_mode or "clone",
             threads=threads,
-            progress=listening,
-            stem="adapter_model" if adapter else "model",
+            progress=progress,
+            stem=stem,
+            prefix=prefix,
         )
         declared = read_declared(checkpoint.opened)
         architecture = architecture_of(checkpoint.opened.config)
         if adapter is not None:
             architecture = adapter.base.architecture
         draft = VersionDraft(
-            name=name,
+            name=asked.name,
             kind=kind,
             digest=ingested.digest,
             tensors=ingested.tensors,
             files=ingested.records,
             base=parent.id if parent else None,
-            task=task,
-            phase=phase,
-            license=license or declared.license,
+            task=asked.task,
+            phase=asked.phase,
+            license=asked.license or declared.license,
             architecture=architecture,
-            tags=dict(tags or {}),
-            metrics=measured,
-            source=origin or str(source),
+            tags=dict(asked.tags),
+            metrics=metrics,
+            source=origin or str(asked.source),
             notes={
                 **checkpoint.opened.notes,
                 **(adapter.notes if adapter else {}),
@@ -120,7 +188,7 @@ def register(
                 **fetched,
             },
         )
-        return publish(registry, ingested.files, draft)
+        return Staged(draft, ingested.files)
 
 
 def architecture_of(config: Mapping[str, Any] | None) -> str | None:

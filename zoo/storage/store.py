@@ -15,14 +15,12 @@ whole. Only a database transaction makes a version; an object no version names i
 from __future__ import annotations
 
 import errno
-import filecmp
 import logging
 import os
 import re
 import shutil
-import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +30,8 @@ from uuid import uuid4
 from zoo.errors import StoreError
 from zoo.names import check_entry_name, check_relative_path
 from zoo.records import FileRecord
-from zoo.storage.links import link
 from zoo.storage.locks import Turnstile, try_lock
+from zoo.storage.placing import make_last, move_in, sync
 
 _log = logging.getLogger("zoo")
 
@@ -156,7 +154,7 @@ class Store:
             file.flush()
             os.fsync(file.fileno())
         draft.rename(self.root / _OWNER)
-        _sync(self.root)
+        sync(self.root)
 
     # Staging
 
@@ -231,39 +229,19 @@ class Store:
         with friendly(self.root), self._turnstile.exclusive():
             yield
 
-    def place(self, staged: Path, key: str) -> None:
-        """Move a finished file to its place; only inside `publishing()`, and `settle` it then.
-
-        It replaces an object that is there already: what was staged was hashed just now, and what
-        is there may be damaged since it was. Who has the old one open keeps reading it. But a link
-        never replaces an own copy, which somebody asked for: it lends its bytes if they differ.
-        """
-        target = self.path(key)
+    def place(self, staged: Iterable[tuple[Path, str]]) -> None:
+        """Move finished files to the places of their keys; only inside `publishing()`, and
+        `settle` them then. They replace what is there; see `zoo.storage.placing.move_in`."""
         with friendly(self.root):
-            if _same_file(staged, target):
-                return
-            if _own(target) and not _own(staged):
-                if filecmp.cmp(staged, target, shallow=False):
-                    return
-                staged = _own_copy(staged)
-            _sync(staged)
-            target.parent.mkdir(exist_ok=True)
-            staged.rename(target)
+            move_in((path, self.path(key)) for path, key in staged)
 
-    def settle(self, key: str) -> bool:
-        """Make an object durable under its name, and read-only; False when it is not there.
-
-        Also for an object found in place: who put it there may not have come this far. Its mode
-        changes after its name does, so that what is staged can be made again whenever we die.
-        """
-        path = self.path(key)
-        if not path.exists():
-            return False
+    def settle(self, keys: Iterable[str]) -> set[str]:
+        """Make objects durable under their names, and read-only; the keys of those not there."""
+        paths = {key: self.path(key) for key in keys}
+        missing = {key for key, path in paths.items() if not path.exists()}
         with friendly(self.root):
-            _protect(path)
-            _sync(path.parent)
-            _sync(path.parent.parent)
-        return True
+            make_last(path for key, path in paths.items() if key not in missing)
+        return missing
 
     # Objects
 
@@ -308,47 +286,48 @@ class Store:
         It is relative links into `objects/`, so a zoo can be moved; it appears whole or not at all.
         """
         view = self.view_path(name, number)
-        if self.view_is_current(name, number, files):
+        links = self._links(name, files)
+        if _links_in(view) == links:
             return view
         with friendly(self.root):
             fresh = self.root / "staging" / f"{_VIEW}{uuid4().hex}"
-            for record in files:
-                link = fresh / check_relative_path(record.path)
-                link.parent.mkdir(parents=True, exist_ok=True)
-                # Written for where the link will be, which is as deep as `view`, not as `fresh`.
-                final = view / record.path
-                link.symlink_to(os.path.relpath(self.path(record.object), final.parent))
-            fresh.mkdir(parents=True, exist_ok=True)
+            fresh.mkdir()
             try:
-                while not self.view_is_current(name, number, files):
-                    self._discard(view)
+                for path, target in links.items():
+                    if "/" in path:
+                        (fresh / path).parent.mkdir(parents=True, exist_ok=True)
+                    (fresh / path).symlink_to(target)
+                while True:
                     try:
                         view.parent.mkdir(parents=True, exist_ok=True)
                         fresh.rename(view)
-                        break  # whoever replaces it now puts the same in its place
+                        return view  # whoever replaces it now puts the same in its place
                     except OSError as error:
-                        # Another process built it, or dropped its neighbour, between two lines.
+                        # It is there, or its neighbour was dropped between two lines.
                         if error.errno not in _RACES or not fresh.is_dir():
                             raise
+                    if _links_in(view) == links:
+                        return view  # another process built it
+                    self._discard(view)
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
-        return view
 
     def view_path(self, name: str, number: int) -> Path:
         return self.root / "views" / check_entry_name(name) / str(int(number))
 
     def view_is_current(self, name: str, number: int, files: Sequence[FileRecord]) -> bool:
         """Whether a version's directory is there and holds just these links."""
-        view = self.view_path(name, number)
-        wanted = {
-            r.path: os.path.relpath(self.path(r.object), (view / r.path).parent) for r in files
+        return _links_in(self.view_path(name, number)) == self._links(name, files)
+
+    def _links(self, name: str, files: Sequence[FileRecord]) -> dict[str, str]:
+        """The links of a version's directory: path in it -> relative path of an object."""
+        up = "../" * (name.count("/") + 3)
+        return {
+            check_relative_path(file.path): "../" * file.path.count("/")
+            + up
+            + self.path(file.object).relative_to(self.root).as_posix()
+            for file in files
         }
-        found: dict[str, str] = {}
-        for folder, _, names in os.walk(view):
-            for path in (Path(folder, name) for name in names):
-                target = str(path.readlink()) if path.is_symlink() else ""
-                found[path.relative_to(view).as_posix()] = target
-        return view.is_dir() and found == wanted
 
     def views(self) -> Iterator[tuple[str, int]]:
         """Name and number of every directory that was built."""
@@ -514,57 +493,20 @@ def _age(path: Path) -> float:
     return time.time() - newest
 
 
-def _own(path: Path) -> bool:
-    """Whether there is a file, and no other name leads to its bytes."""
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return False
-    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
-
-
-def _own_copy(staged: Path) -> Path:
-    """A file beside a staged link, with its bytes."""
-    copy = staged.with_name(f".{staged.name}.copy")
-    if not link(staged, copy, "clone"):
-        shutil.copyfile(staged, copy)
-    return copy
-
-
-def _same_file(a: Path, b: Path) -> bool:
-    """Whether both lead to one file, as when a stored file itself was registered by link."""
-    try:
-        return a.samefile(b)
-    except FileNotFoundError:
-        return False
+def _links_in(view: Path) -> dict[str, str] | None:
+    """What a directory holds: path -> where it leads, empty for what is no link; None if there is
+    no such directory."""
+    if not view.is_dir():
+        return None
+    found: dict[str, str] = {}
+    for folder, _, names in os.walk(view):
+        for path in (Path(folder, name) for name in names):
+            target = str(path.readlink()) if path.is_symlink() else ""
+            found[path.relative_to(view).as_posix()] = target
+    return found
 
 
 def _make(path: Path) -> None:
     """Make a directory, or find it; its name is durable then, whoever made it."""
     path.mkdir(exist_ok=True)
-    _sync(path.parent)
-
-
-def _protect(path: Path) -> None:
-    """Take away the right to write to a file, unless it is also the user's: a link of any kind."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            return
-        raise
-    try:
-        found = os.fstat(fd)
-        if found.st_nlink == 1 and found.st_mode & 0o222:
-            with suppress(PermissionError):  # another user of the store made it
-                os.fchmod(fd, 0o444)
-    finally:
-        os.close(fd)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    sync(path.parent)
