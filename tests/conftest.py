@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -27,6 +29,50 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZOO_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+def pytest_collection_finish() -> None:
+    """All that is imported by now stays: the collector need not walk over it in every test."""
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def migrations() -> Iterator[Callable[..., None]]:
+    """The migrations run for the first registry on SQLite; later ones get the schema they made.
+
+    A schema takes alembic 45 ms, and thousands of tests need one. All else is as it is: who makes a
+    registry, when, and in which transaction. The value is what runs them.
+    """
+    from alembic import command
+
+    migrate = command.upgrade
+    made: list[tuple[str, tuple[Any, ...]]] = []
+
+    def upgrade(config: Any, revision: str) -> None:
+        connection = config.attributes["connection"]
+        run = connection.exec_driver_sql
+        new = connection.dialect.name == "sqlite" and not run("SELECT 1 FROM sqlite_schema").all()
+        if revision != "head" or not new:
+            migrate(config, revision)
+        elif made:
+            for statement, row in made:
+                run(statement, row)
+        else:
+            migrate(config, revision)
+            made[:] = statements(run)
+
+    def statements(run: Callable[..., Any]) -> list[tuple[str, tuple[Any, ...]]]:
+        schema = run("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL").all()
+        found: list[tuple[str, tuple[Any, ...]]] = [(sql, ()) for _, _, sql in schema]
+        for table in (name for kind, name, _ in schema if kind == "table"):
+            for row in run(f'SELECT * FROM "{table}"').all():
+                marks = ", ".join("?" * len(row))
+                found.append((f'INSERT INTO "{table}" VALUES ({marks})', tuple(row)))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "upgrade", upgrade)
+        yield migrate
 
 
 @pytest.fixture(scope="session")
