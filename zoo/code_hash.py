@@ -16,10 +16,11 @@ import ast
 import hashlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.machinery import PathFinder
 from importlib.util import resolve_name
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 SHARED = ("zoo.stages", "zoo.moe", "zoo.adapters")
@@ -34,6 +35,19 @@ def code_hash(functions: Iterable[Callable[..., Any]]) -> str:
         path = Path(file) if file else _file(module)
         if path is not None:
             _gather(module, path, module.partition(".")[0], sources)
+    return _digest(sources)
+
+
+def module_hash(module: ModuleType) -> str:
+    """`sha256:` over the source of a plugin's module, and what it imports of the same kinds."""
+    sources: dict[str, bytes] = {}
+    if module.__file__ is not None:
+        name = module.__name__
+        _gather(name, Path(module.__file__), name.partition(".")[0], sources)
+    return _digest(sources)
+
+
+def _digest(sources: Mapping[str, bytes]) -> str:
     return "sha256:" + hashlib.sha256(b"".join(sources[m] for m in sorted(sources))).hexdigest()
 
 

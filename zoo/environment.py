@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InvalidRecipe
+
+if TYPE_CHECKING:
+    from zoo.plugins import Plugins
 
 
 def check_device(name: str) -> None:
@@ -28,6 +31,11 @@ def check_device(name: str) -> None:
             "Use `cpu`, or a `cuda` device with a torch built for it.",
             device=name,
         ) from None
+
+
+def run_environment(threads: int, device: str, memory: int, plugins: Plugins) -> dict[str, Any]:
+    """What a run remembers: `environment`, and the plugins that were loaded."""
+    return environment(threads, device, memory) | {"plugins": plugins.record()}
 
 
 def environment(threads: int, device: str, memory: int) -> dict[str, Any]:

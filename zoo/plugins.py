@@ -172,6 +172,23 @@ class Plugins:
         """Name of the plugin that offers a thing; `kind` as in `methods`, `tasks`."""
         return self._providers[kind, name]
 
+    def record(self) -> dict[str, dict[str, str]]:
+        """The plugins in use that did not come with zoo, by name: `distribution`, `version` and
+        `code_hash`; for a run to remember. Any of them may have had a hand in it."""
+        from zoo.code_hash import module_hash
+
+        found = {}
+        for name, plugin in sorted(self.loaded.items()):
+            module: Any = self._relay.get_plugin(name)
+            _, distribution, version = plugin.origin
+            if distribution != BUNDLED:
+                found[name] = {
+                    "distribution": distribution,
+                    "version": version,
+                    "code_hash": module_hash(module),
+                }
+        return found
+
     def implementing(self, hook: str) -> Iterator[str]:
         """Names of the loaded plugins that implement a hook, in load order."""
         for name, plugin in self.loaded.items():

@@ -20,6 +20,7 @@ import zoo
 from zoo import Registry
 from zoo.contract import CHUNK
 from zoo.digest import json_digest
+from zoo.plugins import load_plugins
 
 Register = Callable[..., zoo.Version]
 
@@ -114,10 +115,29 @@ def test_the_run_says_where_and_how_long(registry: Registry, version: zoo.Versio
     assert (2, 700 << 20, "cpu") == tuple(environment[k] for k in ("threads", "memory", "device"))
     assert torch.__version__ == environment["torch"]
     assert {"zoo", "python", "numpy", "platform", "machine", "cpu_capability"} <= set(environment)
+    assert {} == environment["plugins"]
     started, ended = (datetime.fromisoformat(t) for t in (run.started_at, run.ended_at))
     assert started.tzinfo is not None and started <= ended
     assert {"plan", "merge"} <= set(run.timings) and all(t >= 0 for t in run.timings.values())
     assert sum(run.timings.values()) <= (ended - started).total_seconds() + 0.1
+
+
+def test_the_run_names_every_plugin_that_may_have_had_a_hand_in_it(
+    zoo_path: Path, members: list[State], tmp_path: Path
+) -> None:
+    (tmp_path / "plugins").mkdir()
+    file = tmp_path / "plugins" / "watcher.py"
+    file.write_text(
+        "import zoo\n__version__ = '3'\n@zoo.hookimpl\ndef zoo_before_merge(recipe): pass\n"
+    )
+    with zoo.open(zoo_path, plugins=load_plugins([tmp_path / "plugins"])) as registry:
+        merged = registry.merge(method="linear", experts=["a", "b"], name="m")
+        run = registry.catalog.run_of(merged.id)
+
+    code = "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()
+    assert {
+        "watcher": {"distribution": "watcher.py", "version": "3", "code_hash": code}
+    } == run.environment["plugins"]
 
 
 def test_each_parent_is_an_edge_with_its_role_and_weight(

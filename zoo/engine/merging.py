@@ -25,7 +25,7 @@ from zoo.engine.plan import Plan, artifact_digests, plan
 from zoo.engine.presented import Presented, presented
 from zoo.engine.shards import ShardWriter
 from zoo.engine.versioned import registered
-from zoo.environment import check_device, environment
+from zoo.environment import check_device, run_environment
 from zoo.errors import InvalidRecipe, NotFound
 from zoo.families.renamed import with_common_names
 from zoo.overlays.overlay import overlay_layouts
@@ -312,7 +312,9 @@ def merge(
                 code_hash=ready.plan.method.code_hash,
                 seed=asked.seed,
                 selection=ready.inputs.selection,
-                environment=environment(ready.plan.threads, resources.device, resources.memory),
+                environment=run_environment(
+                    ready.plan.threads, resources.device, resources.memory, registry.plugins
+                ),
                 timings={
                     "plan": round(planned - clock, 3),
                     "merge": round(time.monotonic() - planned, 3),

@@ -24,7 +24,7 @@ from zoo.engine.opener import Opener
 from zoo.engine.single_thread import single_threaded_torch
 from zoo.engine.verify import CODE_CHANGED, Verdict
 from zoo.engine.versioned import versioned
-from zoo.environment import environment
+from zoo.environment import run_environment
 from zoo.errors import InvalidRecipe, VerificationFailed, did_you_mean
 from zoo.licences import combined
 from zoo.progress import NoProgress, Progress
@@ -124,7 +124,9 @@ def transform(
                 code_hash=made_by.code_hash,
                 seed=int(lock["parameters"].get("seed") or 0),
                 selection=None,
-                environment=environment(resources.threads, "cpu", resources.memory),
+                environment=run_environment(
+                    resources.threads, "cpu", resources.memory, registry.plugins
+                ),
                 timings={"transform": round(time.monotonic() - clock, 3)},
                 started_at=started.isoformat(),
                 ended_at=datetime.now(UTC).isoformat(),
