@@ -222,7 +222,10 @@ def test_aliases_move_and_their_history_only_grows(catalog: Catalog) -> None:
         catalog.unalias("a", "best")
 
 
-@pytest.mark.parametrize("alias", ["", "3", "latest", "sha256", "a b", "a@b", "-x", "x" * 97, "é"])
+@pytest.mark.parametrize(
+    "alias",
+    ["", "3", "latest", "Latest", "sha256", "SHA256", "a b", "a@b", "-x", "x" * 97, "é"],
+)
 def test_an_alias_that_reads_as_something_else_is_refused(catalog: Catalog, alias: str) -> None:
     version = catalog.add(draft("a", 1))
 

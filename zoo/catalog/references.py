@@ -58,7 +58,7 @@ def check_alias(alias: str) -> None:
     Raises:
         InvalidName: not a letter followed by letters, digits, `.`, `_`, `-`; or reserved.
     """
-    if alias in _RESERVED or len(alias) > 96 or not _ALIAS.fullmatch(alias):
+    if alias.lower() in _RESERVED or len(alias) > 96 or not _ALIAS.fullmatch(alias):
         raise InvalidName(
             f"`{alias}` cannot be an alias.",
             "An alias begins with a letter, holds letters, digits, `.`, `_`, `-`, has at most 96 "
