@@ -159,6 +159,16 @@ def test_the_next_commands_work_as_printed(place, again, number):
     assert done.stdout.strip()
 
 
+def test_the_next_commands_name_a_zoo_that_is_not_on_the_path(place, again, tmp_path, monkeypatch):
+    program = tmp_path / ".venv" / "bin" / "zoo"
+    monkeypatch.setattr(sys, "argv", [str(program), "demo"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    done = run("demo", "--json", cwd=place)
+
+    assert [str(program)] * 5 == [shlex.split(c)[0] for c in json.loads(done.stdout)["next"]]
+
+
 def test_a_directory_without_the_example_is_refused_before_anything_is_made(tmp_path):
     done = run("demo", "--example", str(tmp_path / "nowhere"), cwd=tmp_path)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -73,7 +75,7 @@ def command(ctx: click.Context, session: Session, example: str | None, as_json: 
         "lineage": lineage.as_dict(),
         "verdict": verdict.as_dict(),
         "picture": PICTURE,
-        "next": next_steps(session, best),
+        "next": next_steps(zoo_command(session), best),
         "seconds": round(time.monotonic() - start, 1),
     }
     if as_json:
@@ -142,12 +144,19 @@ def told(verdict: Verdict, best: Made) -> str:
     return f"{best.version.ref}: all {verdict.checked} tensors agree, byte for byte"
 
 
-def next_steps(session: Session, best: Made) -> list[str]:
+def zoo_command(session: Session) -> str:
+    """How to call this zoo on this registry: by its path where the shell does not find it."""
+    program, found = Path(sys.argv[0]), shutil.which("zoo")
+    is_found = found is not None and Path(found).resolve() == program.resolve()
+    called = "zoo" if is_found or program.name != "zoo" else shlex.quote(str(program))
+    registry = session.registry_url
+    return called if registry == "registry.db" else f"{called} --registry {shlex.quote(registry)}"
+
+
+def next_steps(zoo: str, best: Made) -> list[str]:
     """Five commands that work as they stand."""
     from zoo_cli.upscaler_demo import BASE, SELECTION
 
-    registry = session.registry_url
-    zoo = "zoo" if registry == "registry.db" else f"zoo --registry {shlex.quote(registry)}"
     return [
         f"{zoo} ls --where \"kind = 'merge'\" --order-by 'psnr desc' --limit 3",
         f"{zoo} diff upscaler-noise1 {best.version.ref}",
