@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 import zoo
-from zoo.errors import StoreError
+from zoo.errors import RegistryError, StoreError
 from zoo.plugins import Plugins
 
 
@@ -93,3 +94,21 @@ def test_gc_says_that_it_cannot_read_what_was_left(
 
     with pytest.raises(StoreError, match="the disk failed"):
         registry.gc()
+
+
+@pytest.mark.parametrize("where", [None, "name = 'a'"])
+def test_a_damaged_page_is_no_fault_of_the_selection(
+    where: str | None, registry: zoo.Registry, zoo_path: str, plugins: Plugins
+) -> None:
+    registry.close()
+    connection = sqlite3.connect(zoo_path)
+    found = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'versions'")
+    (page,) = found.fetchone()
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.close()
+    with Path(zoo_path).open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+
+    with zoo.open(zoo_path, plugins=plugins) as opened, pytest.raises(RegistryError):
+        opened.select(where)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from sqlite3 import SQLITE_ERROR
 from typing import Any
 from uuid import uuid4
 
@@ -251,6 +252,9 @@ class Catalog:
             try:
                 ids = connection.scalars(query).all()
             except DBAPIError as error:
+                # SQLite numbers its errors: one that is not its plain 1 is the database's own.
+                if getattr(error.orig, "sqlite_errorcode", SQLITE_ERROR) != SQLITE_ERROR:
+                    raise
                 raise InvalidSelection(
                     f"The database cannot evaluate `{where or order_by}`: {error.orig}.",
                     selection=where or order_by,
