@@ -44,17 +44,15 @@ STOCK = """
 """
 
 LITTER = """
-    import os
     from zoo.digest import flat_key
 
     with open_zoo(path) as registry:
         gone = registry.merge(name="gone", method="linear", experts=["a", "b"])
         registry.remove(gone.ref)
-        with registry.store.staging("litter") as staging, registry.store.publishing():
-            for i in range(5):
-                data = bytes([i]) * 1000
-                (staging / str(i)).write_bytes(data)
-                registry.store.place(staging / str(i), flat_key(data))
+        for data in (bytes([i]) * 1000 for i in range(5)):
+            garbage = registry.store.path(flat_key(data))
+            garbage.parent.mkdir(exist_ok=True)
+            garbage.write_bytes(data)
         left = registry.store.root / "staging" / "register-dead"
         left.mkdir()
         (left / ".lock").write_text("1 ")
