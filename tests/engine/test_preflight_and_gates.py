@@ -318,6 +318,23 @@ def test_a_norm_may_grow_up_to_the_bound() -> None:
         zoo.merge("task_arithmetic", [expert], base=base, parameters={"lambda": 100.1})
 
 
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize("said", [True, False])
+def test_tensors_that_are_tied_must_come_out_alike(
+    registry: Registry, register: Register, said: bool
+) -> None:
+    config = {"model_type": "tiny", "tie_word_embeddings": said}
+    for name in "ab":
+        state = {n: torch.rand(4, 2) for n in ("model.embed_tokens.weight", "lm_head.weight")}
+        register(name, state, config=config)
+
+    if not said:
+        registry.merge(method="linear", experts=["a", "b"], name="two")
+        return
+    with pytest.raises(GateFailed, match=r"`lm_head\.weight` and `model\.embed_tokens\.weight`"):
+        registry.merge(method="linear", experts=["a", "b"], name="m")
+
+
 def test_a_merge_that_failed_works_when_the_cause_is_gone(
     registry: Registry, members: list[State], register: Register
 ) -> None:

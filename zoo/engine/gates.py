@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from zoo.checkpoint import TensorInfo
@@ -12,6 +12,8 @@ from zoo.errors import GateFailed
 
 if TYPE_CHECKING:
     import torch
+
+    from zoo.engine.plan import Task
 
 
 class Gate:
@@ -86,6 +88,27 @@ class Gate:
                 "Find out where they come from; nothing was published.",
                 tensor=self._info.name,
                 count=bad,
+            )
+
+
+def refuse_untied(tasks: Sequence[Task], digests: Mapping[str, str]) -> None:
+    """Raise GateFailed if two tensors that are one by the configuration came out as two.
+
+    Args:
+        digests: of all tensors of the result.
+    """
+    made = {t.info.name: t.info for t in tasks}
+    for task in tasks:
+        info, other = task.info, made.get(task.alias_of or "")
+        if other is None or (info.dtype, info.shape) != (other.dtype, other.shape):
+            continue
+        if digests[info.name] != digests[other.name]:
+            raise GateFailed(
+                f"Tensors `{info.name}` and `{other.name}` came out different.",
+                "They are tied: whoever loads the result uses one for both.",
+                "Set `tie_word_embeddings` to false in the models' config.json if their heads are "
+                "their own.",
+                tensor=info.name,
             )
 
 

@@ -18,6 +18,7 @@ from zoo.checkpoints.components import stems_of
 from zoo.digest import flat_key, json_digest, weights_digest
 from zoo.engine.beside import files_beside
 from zoo.engine.execute import execute
+from zoo.engine.gates import refuse_untied
 from zoo.engine.gathering import gather
 from zoo.engine.inputs import Inputs, Made
 from zoo.engine.opener import Opener
@@ -358,6 +359,7 @@ def _make(
             if any(made.name not in writer.digests for made in t.outputs)
         ]
         ready.execute(resources, sink=writer, only=left, progress=progress)
+        refuse_untied(ready.plan.tasks, writer.digests)
         files = writer.files()
     finally:
         writer.close()
@@ -414,5 +416,17 @@ def _draft(
         architecture=architecture_of(ready.inputs.donor.model.checkpoint.opened.config),
         tags=dict(tags),
         source=f"merge:{ready.plan.method.name}",
-        notes={"warnings": list(ready.plan.notes)} if ready.plan.notes else {},
+        notes=_notes(ready.plan),
     )
+
+
+def _notes(plan: Plan) -> dict[str, Any]:
+    """What is to be known of the result: what planning found, and which tensors are one."""
+    ties: dict[str, list[str]] = {}
+    for task in plan.tasks:
+        if task.alias_of:
+            ties.setdefault(task.alias_of, [task.alias_of]).append(task.info.name)
+    return {
+        **({"warnings": list(plan.notes)} if plan.notes else {}),
+        **({"ties": list(ties.values())} if ties else {}),
+    }
