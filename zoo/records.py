@@ -127,7 +127,7 @@ class RunDraft:
     id: str
     """UUID4 as text."""
     kind: str
-    """`merge`, `transform`, `evaluate` or `measure`."""
+    """`merge` or `transform`."""
     inputs: tuple[RunInput, ...]
     recipe: Mapping[str, Any]
     """The resolved recipe (lock): digests, not names; what is replayed."""

@@ -24,7 +24,6 @@ VERSION_COLUMNS = (
     *("kind", "task", "phase", "phase_rule", "license", "architecture", "source"),
     *("created_at", "removed_at", "removed_reason"),
 )
-RUN_COLUMNS = tuple(c.name for c in t.runs.c)
 METRIC_COLUMNS = (
     *("name", "split", "value", "stderr", "dataset", "protocol", "environment", "tool"),
     "recorded_at",
