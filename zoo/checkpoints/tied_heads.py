@@ -1,4 +1,4 @@
-"""Embeddings and the output head: which tensors they are, and whether they are one matrix.
+"""Embeddings and the output head, and whether they are one matrix; other tensors that are one.
 
 With a configuration whose family is known (`zoo.families`), its data is asked first; else, and
 where a model has none of what the data names, the usual names decide.
@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from zoo.checkpoint import Checkpoint
 from zoo.families import family_of
 from zoo.tokenizers.vocabulary import EMBEDDING, HEAD, text_parts
 
@@ -36,6 +37,19 @@ def tied_pair(config: Mapping[str, Any] | None, names: Mapping[str, Any]) -> tup
         return None
     head, embeddings = head_of(names, config), embeddings_of(names, config)
     return None if head is None or embeddings is None else (head, embeddings)
+
+
+def kept_once(checkpoint: Checkpoint) -> dict[str, str]:
+    """Tensor -> the one it is, where the file that was registered kept several names' bytes once.
+
+    A pair that the configuration ties is called as it calls it: the head is the embeddings.
+    """
+    pair = tied_pair(checkpoint.opened.config, checkpoint.tensors)
+    same: dict[str, str] = {}
+    for group in checkpoint.opened.notes.get("ties", ()):
+        origin = pair[1] if pair and not set(pair).isdisjoint(group) else group[0]
+        same |= {name: origin for name in group if name != origin}
+    return same
 
 
 def _said(config: Mapping[str, Any]) -> bool | None:

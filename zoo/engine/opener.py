@@ -57,6 +57,8 @@ def open_version(registry: Registry, version: Version, stack: ExitStack) -> Safe
     if config is not None:
         found = read_config(registry.store.path(config.object))
         checkpoint.opened = replace(checkpoint.opened, config=found)
+    if ties := version.notes.get("ties"):
+        checkpoint.opened = replace(checkpoint.opened, notes={"ties": ties})
     return checkpoint
 
 

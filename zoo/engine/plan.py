@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from zoo.checkpoints.tied_heads import tied_pair
+from zoo.checkpoints.tied_heads import kept_once, tied_pair
 from zoo.compatibility.method import misfits as misfits
 from zoo.compatibility.method import unmet
 from zoo.compatibility.problem import Problem
@@ -69,7 +69,7 @@ def plan(
         refuse(problems)
     models = [*experts, *([base] if base else [])]
     donor = base or experts[0]
-    tied = tied_pair(donor.checkpoint.opened.config, donor.checkpoint.tensors)
+    tied = _tied(donor, models, told)
     excluded = _excluded(lock["exclude"], models, tied, told)
     problems += differences(models, len(experts), excluded, places)
     tasks: list[Task] = []
@@ -115,10 +115,26 @@ def plan(
     )
 
 
+def _tied(donor: Model, models: Sequence[Model], notes: list[str]) -> dict[str, str]:
+    """Tensor -> the one it is: because the donor's configuration says so, or because its file kept
+    one for both, and both are alike in every model."""
+    pair = tied_pair(donor.checkpoint.opened.config, donor.checkpoint.tensors)
+    tied = dict([pair]) if pair else {}
+    for name, origin in kept_once(donor.checkpoint).items():
+        if other := next((m for m in models if m.digests.get(name) != m.digests.get(origin)), None):
+            notes.append(
+                f"`{name}` and `{origin}` are one in `{donor.label}`, and two in `{other.label}`: "
+                "they are merged apart"
+            )
+        else:
+            tied[name] = origin
+    return tied
+
+
 def _excluded(
     patterns: Sequence[str],
     models: Sequence[Model],
-    tied: tuple[str, str] | None,
+    tied: Mapping[str, str],
     notes: list[str],
 ) -> set[str]:
     """Tensors that keep the donor's values, by glob patterns; tied ones together.
@@ -137,9 +153,11 @@ def _excluded(
                 pattern=pattern,
             )
         excluded.update(fits)
-    if tied and len(excluded.intersection(tied)) == 1:
-        excluded.update(tied)
-        notes.append(f"`{tied[0]}` and `{tied[1]}` are tied, and both are excluded")
+    for origin in sorted(set(tied.values())):
+        group = {origin, *(name for name, other in tied.items() if other == origin)}
+        if not excluded.isdisjoint(group) and not group <= excluded:
+            excluded |= group
+            notes.append(f"{listed(sorted(group))} are tied, and all are excluded")
     return excluded
 
 

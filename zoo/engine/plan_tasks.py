@@ -27,15 +27,19 @@ def tasks_of(
     experts: Sequence[Model],
     base: Model | None,
     excluded: set[str],
-    pair: tuple[str, str] | None,
+    tied: Mapping[str, str],
     places: Mapping[str, Place] | None,
     notes: list[str],
 ) -> list[Task]:
+    """What is done for each tensor of the result.
+
+    Args:
+        tied: tensor -> the one it is, and whose values it gets.
+    """
     donor = base or experts[0]
     carried_from = BASE if base else 0
     blocks = blocks_of(donor.checkpoint.tensors, donor.checkpoint.opened.config)
     sliced, places = places is not None, places or _places(lock, donor, len(experts))
-    tied = {pair[0]: pair[1]} if pair else {}  # tensor -> the one it is tied to
     settings: dict[str, Any] = {}
     checked: dict[tuple[int, int], str | None] = {}
     tasks = []
