@@ -14,7 +14,7 @@ import zoo
 from zoo import Registry
 from zoo.digest import json_digest
 from zoo.engine.shards import ShardWriter
-from zoo.errors import IncompatibleModels, InvalidRecipe, StoreError
+from zoo.errors import GateFailed, IncompatibleModels, InvalidRecipe, StoreError
 from zoo.storage.becoming import becoming
 
 
@@ -103,6 +103,20 @@ def test_a_merge_of_paths_into_a_directory_makes_no_registry(tmp_path: Path) -> 
     assert not (tmp_path / "none.db").exists()
     assert (tmp_path / "deep" / "out" / "model.safetensors").is_file()
     assert ["out"] == [p.name for p in (tmp_path / "deep").iterdir()]
+
+
+def test_directories_made_for_an_output_vanish_with_the_merge(
+    registry: Registry, tmp_path: Path
+) -> None:
+    sick = write(tmp_path / "sick", {"w": torch.full((3,), torch.nan)})
+    before = sorted(tmp_path.iterdir())
+
+    with pytest.raises(GateFailed):
+        registry.merge(
+            method="linear", experts=[str(sick)], out=tmp_path / "some" / "where" / "out"
+        )
+
+    assert before == sorted(tmp_path.iterdir())
 
 
 def test_the_current_directory_can_be_the_output(

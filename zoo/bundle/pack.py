@@ -14,7 +14,7 @@ from zoo.bundle.contents import contents
 from zoo.digest import canonical_json, flat_key
 from zoo.errors import NotFound, StoreError
 from zoo.progress import NoProgress, Progress
-from zoo.storage.store import friendly
+from zoo.storage.refusals import writing_beside
 
 if TYPE_CHECKING:
     from zoo.registry import Registry
@@ -69,7 +69,7 @@ def pack(
             raise NotFound(f"No version fits `{where}`.", how="Try it with `zoo ls --where`.")
         chosen = [v.id for v in versions]
     partial = target.with_name(f".{target.name}.partial")
-    with registry.store.publishing(), friendly(target.parent):
+    with registry.store.publishing(), writing_beside(target):
         with registry.catalog.database.read() as connection:
             found = contents(connection, chosen)
         catalog = b"".join(canonical_json(line) + b"\n" for line in found.lines)
@@ -80,7 +80,6 @@ def pack(
             "objects": [[key, size] for key, size in found.objects.items()],
         }
         total = sum(found.objects.values())
-        target.parent.mkdir(parents=True, exist_ok=True)
         listening = progress or NoProgress()
         listening.start(total, "pack")
         try:

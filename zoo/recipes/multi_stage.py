@@ -38,7 +38,7 @@ from zoo.progress import Progress
 from zoo.recipes.recipe import Recipe, documents, read_recipe
 from zoo.records import FileRecord, Version
 from zoo.storage.becoming import check_target, hold
-from zoo.storage.store import friendly
+from zoo.storage.refusals import writing_beside
 from zoo.tokenizers.tokenizer import FILES
 
 if TYPE_CHECKING:
@@ -271,8 +271,7 @@ def _passing(out: Path) -> Iterator[Path]:
     on with.
     """
     directory = out.parent / f".{out.name}.stages"
-    with friendly(out.parent):
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with writing_beside(out):
         lock = hold(directory, out)
         try:
             yield directory

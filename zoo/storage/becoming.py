@@ -11,7 +11,7 @@ from pathlib import Path
 from zoo.errors import InvalidRecipe, StoreError
 from zoo.names import check_entry_name
 from zoo.storage.locks import try_lock
-from zoo.storage.store import friendly
+from zoo.storage.refusals import writing_beside
 
 
 def check_target(target: Path) -> Path:
@@ -63,8 +63,7 @@ def becoming(target: Path) -> Iterator[Path]:
     """
     target = check_target(target)
     partial = target.parent / f".{target.name}.partial"
-    with friendly(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with writing_beside(target):
         lock = hold(partial, target)
         try:
             yield partial

@@ -32,6 +32,7 @@ from zoo.names import check_entry_name, check_relative_path
 from zoo.records import FileRecord
 from zoo.storage.locks import Turnstile, try_lock
 from zoo.storage.placing import make_last, move_in, sync
+from zoo.storage.refusals import refusal
 
 _log = logging.getLogger("zoo")
 
@@ -426,27 +427,22 @@ def friendly(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        known = {
-            errno.ENOSPC: ("the disk is full", "Free some space, or run `zoo gc`."),
-            errno.EDQUOT: ("the disk quota is used up", "Free some space, or run `zoo gc`."),
-            errno.EROFS: ("its file system is read-only", "Mount it writable, or copy the zoo."),
-            errno.EACCES: ("permission was denied", "Change its owner or mode, or copy the zoo."),
-            errno.EPERM: ("permission was denied", "Change its owner or mode, or copy the zoo."),
-            errno.EIO: ("the disk failed", "Check the disk, then run `zoo fsck`."),
-        }
         if error.errno == errno.ENOENT and not root.is_dir():
             raise _missing(root) from error
-        if error.errno not in known:
+        told = refusal(error, f"the store `{root}`", _REMEDIES.get(error.errno or 0, ""))
+        if told is None:
             raise
-        why, how = known[error.errno]
-        raise StoreError(
-            f"Cannot write to the store `{root}`:",
-            f"{why}.",
-            how,
-            root=root,
-            errno=error.errno,
-            path=error.filename,
-        ) from error
+        raise told from error
+
+
+_REMEDIES = {
+    errno.ENOSPC: "Free some space, or run `zoo gc`.",
+    errno.EDQUOT: "Free some space, or run `zoo gc`.",
+    errno.EROFS: "Mount it writable, or copy the zoo.",
+    errno.EACCES: "Change its owner or mode, or copy the zoo.",
+    errno.EPERM: "Change its owner or mode, or copy the zoo.",
+    errno.EIO: "Check the disk, then run `zoo fsck`.",
+}
 
 
 def _missing(root: Path) -> StoreError:
