@@ -16,6 +16,7 @@ only ways to call one.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import warnings
@@ -131,7 +132,7 @@ class Plugins:
         """By plugin name, in load order."""
         self.broken: list[BrokenPlugin] = []
         self._providers: dict[tuple[str, str], str] = {}
-        self._relay = pluggy.PluginManager(GROUP)
+        self._relay = _Relay(GROUP)
         self._relay.add_hookspecs(hookspecs)
         if os.environ.get("ZOO_TRACE_PLUGINS", "0") not in ("", "0"):
             self._relay.add_hookcall_monitoring(_trace, _no_trace)
@@ -244,7 +245,7 @@ class Plugins:
 
     def call_one(self, plugin: str, hook: str, **arguments: Any) -> Any:
         """Call one plugin's implementation of a hook, so that its failure is its own."""
-        others = [p for p in self._relay.get_plugins() if self._relay.get_name(p) != plugin]
+        others = [p for name, p in self._relay.list_name_plugin() if name != plugin]
         return self._relay.subset_hook_caller(hook, others)(**arguments)
 
     def leave_out(self, name: str, source: str, error: BaseException) -> None:
@@ -377,6 +378,15 @@ class Plugins:
             self.formats.extend(offers.formats.values())
         else:
             self.formats[:0] = offers.formats.values()
+
+
+class _Relay(pluggy.PluginManager):
+    """Looks for hooks among the routines of a module alone: the rest is most of it, and slow."""
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
+        if not inspect.isroutine(vars(plugin).get(name)):
+            return None
+        return super().parse_hookimpl_opts(plugin, name)
 
 
 def load_plugins(
