@@ -34,7 +34,7 @@ class Page:
         return re.sub(r"^```.*?^```", "", self.text, flags=re.MULTILINE | re.DOTALL)
 
     def blocks(self, language: str) -> list[Block]:
-        found = re.finditer(r"^```(\S*)\n(.*?)^```", self.text, re.MULTILINE | re.DOTALL)
+        found = re.finditer(r"^```(\S*)[^\n]*\n(.*?)^```", self.text, re.MULTILINE | re.DOTALL)
         return [
             Block(m[1], m[2], self.text.count("\n", 0, m.start(2)) + 1)
             for m in found
