@@ -7,19 +7,20 @@ the registry has an edge between two versions, what is declared between them add
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, select, true
+from sqlalchemy import Connection, select
 
 from zoo.catalog import tables as t
 from zoo.catalog.declared_matches import Matches, called, known_as
 from zoo.catalog.lineage import DECLARED, NODE, Lineage, closures
-from zoo.catalog.many import among
 from zoo.declarations.plain import listed, mapping, number, text
 from zoo.declarations.records import DeclaredParent
 
+_MARK = '"declared"'
+"""Is in the notes of every version that declares something."""
 MOST_ROUNDS = 1_000
 """Matches of matches that are followed; more is no lineage."""
 
@@ -36,18 +37,20 @@ def with_declared(
     looked: set[int] = set()
     found = _Found(Matches(connection, files))
     for _ in range(MOST_ROUNDS):
-        lineage, ids = closures(connection, roots, descendants=descendants)
-        new = [id_ for id_ in ids.values() if id_ not in looked]
+        closure = closures(connection, roots, descendants=descendants)
+        new = [id_ for id_ in closure.refs if id_ not in looked]
         looked.update(new)
         if descendants:
             reached = _declaring(connection, new, found)
         else:
-            reached = _declared_by(connection, new, found)
+            reached = _declared_by([(id_, closure.notes.get(id_, "")) for id_ in new], found)
         further = [id_ for id_ in reached if id_ not in looked]
         if not further:
             break
         roots += further
-    refs = {id_: ref for ref, id_ in ids.items()}
+    lineage, refs = closure.lineage, closure.refs
+    if not found.between:
+        return lineage
     proved = {(e["parent"], e["child"]) for e in lineage.edges}
     edges = [e for e in found.edges(refs) if (e["parent"], e["child"]) not in proved]
     leaves = {e["parent"] for e in edges} | {e["child"] for e in edges}
@@ -99,10 +102,10 @@ class _Found:
                 yield {"parent": ends[0], "child": ends[1], **about}
 
 
-def _declared_by(connection: Connection, ids: list[int], found: _Found) -> list[int]:
-    """Row ids of the versions that those with these ids declare as parents."""
+def _declared_by(notes: Iterable[tuple[int, str]], found: _Found) -> list[int]:
+    """Row ids of the versions that others, given by row id and notes, declare as parents."""
     reached = []
-    for version_id, parents in _declarations(connection, among(connection, t.versions.c.id, ids)):
+    for version_id, parents in _declarations(notes):
         stack: list[tuple[int | str, DeclaredParent]] = [(version_id, p) for p in parents[::-1]]
         while stack:
             child, said = stack.pop()
@@ -121,7 +124,10 @@ def _declaring(connection: Connection, ids: list[int], found: _Found) -> list[in
     """Row ids of the versions that declare one of these as a parent."""
     everywhere = found.everywhere
     if everywhere is None:
-        everywhere = found.everywhere = list(_declarations(connection, true()))
+        v = t.versions.c
+        query = select(v.id, v.notes).where(v.notes.contains(_MARK, autoescape=True)).order_by(v.id)
+        rows = [(id_, notes) for id_, notes in connection.execute(query)]
+        everywhere = found.everywhere = list(_declarations(rows))
     if not everywhere or not ids:
         return []
     reached, here, names = [], set(ids), known_as(connection, ids, found.matches.files)
@@ -137,13 +143,10 @@ def _declaring(connection: Connection, ids: list[int], found: _Found) -> list[in
 
 
 def _declarations(
-    connection: Connection, which: Any
+    notes: Iterable[tuple[int, str]],
 ) -> Iterator[tuple[int, tuple[DeclaredParent, ...]]]:
-    v = t.versions.c
-    query = select(v.id, v.notes).where(which, v.notes.contains('"declared"', autoescape=True))
-    for version_id, notes in connection.execute(query.order_by(v.id)).all():
-        parents = declared_parents(json.loads(notes))
-        if parents:
+    for version_id, said in notes:
+        if _MARK in said and (parents := declared_parents(json.loads(said))):
             yield version_id, parents
 
 

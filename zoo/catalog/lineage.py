@@ -1,7 +1,7 @@
 """Lineage: the graph of versions a version came from, or that came from it.
 
-One recursive query finds the closure, one reads its versions, one its edges: the cost is that of
-the answer, however large the registry.
+One recursive query finds the closure and reads its edges, one its versions: the cost is that of the
+answer, however large the registry.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, literal, select
+from sqlalchemy import Connection, Select, case, literal, select
 
 from zoo.catalog import tables as t
-from zoo.catalog.many import among
+from zoo.catalog.many import among, plain_rows
 
 NODE = (
     "ref",
@@ -113,13 +113,30 @@ class Lineage:
         return {n["ref"]: f"v{i}" for i, n in enumerate(self.nodes)}
 
 
-def closures(
-    connection: Connection, version_ids: Sequence[int], *, descendants: bool
-) -> tuple[Lineage, dict[str, int]]:
-    """The lineages of versions as one, whose root is the first; and the row id of each node."""
+@dataclass(frozen=True)
+class Closure:
+    """A lineage, and what the registry calls its nodes."""
+
+    lineage: Lineage
+    refs: dict[int, str]
+    """Row id of each node -> its reference."""
+    notes: dict[int, str]
+    """Notes of those nodes that have some, JSON, by row id."""
+
+
+def closures(connection: Connection, version_ids: Sequence[int], *, descendants: bool) -> Closure:
+    """The lineages of versions as one, whose root is the first."""
     start = select(t.versions.c.id).where(among(connection, t.versions.c.id, version_ids))
-    ids = [id_ for (id_,) in _plain(connection, _reach(start, descendants=descendants))]
-    v, e = t.versions.c, t.edges.c
+    e = t.edges.c
+    steps = plain_rows(
+        connection,
+        select(e.parent_id, e.child_id, e.role, e.weight)
+        .where(e.child_id.in_(_reach(start, descendants=descendants)))
+        .order_by(e.child_id, e.role, e.position),
+    )
+    # All but the first are at the far end of an edge.
+    ids = {*version_ids, *(step[1 if descendants else 0] for step in steps)}
+    v = t.versions.c
     query = (
         select(
             v.id,
@@ -135,44 +152,55 @@ def closures(
             v.run_id,
             t.runs.c.method,
             v.removed_at,
+            case((v.notes != "{}", v.notes)),
         )
         .join(t.entries, t.entries.c.id == v.entry_id)
         .join(t.manifests, t.manifests.c.id == v.manifest_id)
         .outerjoin(t.runs, t.runs.c.id == v.run_id)
-        .where(among(connection, v.id, ids))
+        .where(among(connection, v.id, list(ids)))
         .order_by(v.id)
     )
     refs: dict[int, str] = {}
+    runs: dict[int, str | None] = {}
+    notes: dict[int, str] = {}
     nodes: list[dict[str, Any]] = []
-    for row in _plain(connection, query):
-        refs[row[0]] = ref = f"{row[1]}@{row[2]}"
-        nodes.append(dict(zip(NODE, (ref, *row[1:]), strict=True)))
-    runs = {node["ref"]: node["run"] for node in nodes}
-    steps = (
-        select(e.parent_id, e.child_id, e.role, e.weight)
-        .where(among(connection, e.child_id, ids))
-        .order_by(e.child_id, e.role, e.position)
-    )
+    for id_, name, number, kind, digest, task, phase, license_, *rest, said in plain_rows(
+        connection, query
+    ):
+        architecture, created_at, run, method, removed = rest
+        refs[id_] = ref = f"{name}@{number}"
+        runs[id_] = run
+        if said:
+            notes[id_] = said
+        nodes.append(
+            {
+                "ref": ref,
+                "name": name,
+                "version": number,
+                "kind": kind,
+                "digest": digest,
+                "task": task,
+                "phase": phase,
+                "license": license_,
+                "architecture": architecture,
+                "created_at": created_at,
+                "run": run,
+                "method": method,
+                "removed": removed,
+            }
+        )
     edges = [
         {
             "parent": refs[parent],
-            "child": (child := refs[child_id]),
+            "child": refs[child],
             "role": role,
             "weight": weight,
             "run": runs[child],
         }
-        for parent, child_id, role, weight in _plain(connection, steps)
+        for parent, child, role, weight in steps
         if parent in refs  # a descendant may have other parents, which are not part of this
     ]
-    lineage = Lineage(refs[version_ids[0]], nodes, edges, descendants)
-    return lineage, {ref: id_ for id_, ref in refs.items()}
-
-
-def _plain(connection: Connection, query: Select[Any]) -> list[tuple[Any, ...]]:
-    """Rows as the driver's own tuples: a third of the time for the tens of thousands here."""
-    cursor = connection.execute(query).cursor
-    assert cursor is not None  # a SELECT has one
-    return list(cursor.fetchall())
+    return Closure(Lineage(refs[version_ids[0]], nodes, edges, descendants), refs, notes)
 
 
 def reach(version_id: int, *, descendants: bool) -> Select[int]:

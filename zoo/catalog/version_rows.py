@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Select, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from zoo.catalog import tables as t
-from zoo.catalog.many import among
+from zoo.catalog.many import among, plain_rows
 from zoo.records import Version
 
 _base = t.versions.alias("base")
@@ -55,7 +55,7 @@ def load(connection: Connection, ids: Sequence[int], store: Path) -> list[Versio
     """Records of the versions with these row ids, in their order; unknown ids are left out."""
 
     def of(query: Select[Any], version_id: ColumnElement[int]) -> Iterable[Any]:
-        return connection.execute(query.where(among(connection, version_id, ids)))
+        return plain_rows(connection, query.where(among(connection, version_id, ids)))
 
     tags: dict[int, dict[str, str]] = defaultdict(dict)
     for id_, key, value in of(_TAGS, t.tags.c.version_id):
