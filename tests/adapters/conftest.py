@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from small_adapters import base_state, write_adapter
 
 import zoo
+from zoo.plugins import Plugins
 from zoo.registry import Registry
 
 
@@ -24,9 +25,9 @@ def base_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def registry(tmp_path: Path, base_folder: Path) -> Iterator[Registry]:
+def registry(tmp_path: Path, base_folder: Path, plugins: Plugins) -> Iterator[Registry]:
     """`base`, and `one` and `two`, its adapters."""
-    with zoo.open(tmp_path / "r.db") as found:
+    with zoo.open(tmp_path / "r.db", plugins=plugins) as found:
         found.register(base_folder, name="base", kind="base")
         found.register(write_adapter(tmp_path / "one", 1), name="one", base="base")
         found.register(write_adapter(tmp_path / "two", 2), name="two", base="base")

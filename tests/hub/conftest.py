@@ -11,6 +11,7 @@ from hub_server import HubServer, running
 
 import zoo
 from zoo.hub import transport
+from zoo.plugins import Plugins
 from zoo.registry import Registry
 
 
@@ -30,6 +31,6 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    with zoo.open(tmp_path / "registry.db") as opened:
+def registry(tmp_path: Path, plugins: Plugins) -> Iterator[Registry]:
+    with zoo.open(tmp_path / "registry.db", plugins=plugins) as opened:
         yield opened

@@ -10,13 +10,14 @@ import pytest
 from grids import PLACES, TASK, draft, spread
 
 import zoo
+from zoo.plugins import Plugins
 from zoo.records import MetricValue, Version
 from zoo.registry import Registry
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    with zoo.open(tmp_path / "registry.db") as opened:
+def registry(tmp_path: Path, plugins: Plugins) -> Iterator[Registry]:
+    with zoo.open(tmp_path / "registry.db", plugins=plugins) as opened:
         yield opened
 
 

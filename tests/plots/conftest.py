@@ -11,6 +11,7 @@ import torch
 
 import zoo
 from zoo.networks.modules import save_module
+from zoo.plugins import Plugins
 from zoo.records import MetricValue, Version
 
 CONFIG = {
@@ -55,10 +56,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def family(made: Path, tmp_path: Path) -> Iterator[zoo.Registry]:
+def family(made: Path, tmp_path: Path, plugins: Plugins) -> Iterator[zoo.Registry]:
     """The registry of `made`, for one test."""
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    with zoo.open(tmp_path / "registry.db") as opened:
+    with zoo.open(tmp_path / "registry.db", plugins=plugins) as opened:
         yield opened
 
 
