@@ -187,7 +187,7 @@ class _Run:
     ) -> Any:
         statistic.draw = self._draw
         while True:
-            self.progress.start(self._bytes(tasks), statistic.name)
+            self.progress.start(self._bytes(tasks), f"statistics ({statistic.name})")
             try:
                 states = self._map(lambda t: self._reduce(statistic, t, stats), tasks)
             finally:
