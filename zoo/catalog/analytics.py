@@ -269,8 +269,8 @@ def _load(
     with tempfile.NamedTemporaryFile("w", suffix=".ndjson", encoding="utf-8") as file:
         empty = True
         for row in rows:
-            json.dump(dict(zip(names, row, strict=True)), file)
-            file.write("\n")
+            # Not json.dump, which writes each word by itself: it took a minute for 100,000 versions.
+            file.write(json.dumps(dict(zip(names, row, strict=True))) + "\n")
             empty = False
         if empty:
             return
