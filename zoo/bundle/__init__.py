@@ -7,4 +7,9 @@
 
 A plain tar archive, in this order, without times or owners: the same zoo gives the same bundle.
 Versions are called `name@number` in it; row ids belong to one database.
+
+contents        what a bundle says of a zoo
+pack            writes one
+unpack          reads one, and believes nothing of it
+known, take_in  what a zoo has of it already; the rest, added
 """

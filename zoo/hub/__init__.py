@@ -5,8 +5,10 @@
     listing    a revision -> its commit, and the commit's files
     chosen     which of those files make up the model
     blobs      files into the hub's own cache: resumed, checked by hash
+    outline    headers and small files, for checks before anything is downloaded
     source     the door: a RemoteSource, for registering and merging
-    push       a version back to a hub
+    pull, push the next version of an entry; a version back to a hub
+    publishable what of a version's files may leave this machine
 
 Nothing the other side says is believed: names are checked before they become paths, sizes before
 bytes are read, hashes before a file has its name. Whatever it sends, memory and disk are bounded.

@@ -10,4 +10,5 @@ stragglers  layers that do not interpolate
 collapse    class means and scatter of the features before the head
 powerlaw    the tail of a spectrum
 esd         the spectra of a checkpoint's matrices, one tensor at a time
+estimate    means of repeated measurements, with their errors
 """

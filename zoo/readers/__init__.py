@@ -6,6 +6,11 @@ Each has two dataclasses and a function:
     Options     what it says of all splits
     read(path, where, options, labels) -> Examples
 
+csv, npy, npz, idx      numbers
+images, text            folders of images, windows of tokens
+datasets                what the library of that name saves
+arrays, compressed      what several of them share
+
 `path` is the file or directory that was declared. `labels` are the names of the classes in order;
 where they are empty, the reader finds them, and its result has them. Inputs of images are float32,
 shape (n, c, h, w), in [0, 1]. Nothing is unpickled, and a size that a file claims is compared with
