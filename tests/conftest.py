@@ -12,6 +12,10 @@ from hypothesis import HealthCheck, settings
 
 from zoo.plugins import Plugins, load_plugins
 
+# torch's threads wait for one another in a loop, and workers that share cores for each other's: on
+# tiny tensors that is most of the time. Read when torch is loaded, by the processes of tests too.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # A busy machine is no error, so nothing here has a deadline. Where CI says what it is, the
 # examples are the same in every run: what is found at random belongs on a desk.
 settings.register_profile(
