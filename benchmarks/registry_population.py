@@ -6,8 +6,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from zoo.catalog import additions, audit
-from zoo.catalog.catalog import Catalog, now
+from zoo.catalog.catalog import Catalog
 from zoo.digest import flat_key, tensor_digest, weights_digest
 from zoo.records import FileRecord, MetricValue, RunDraft, RunInput, TensorRecord, VersionDraft
 
@@ -56,8 +55,10 @@ def fill(catalog: Catalog, first: int, end: int) -> None:
     with so many versions is what is slow in peers; the others are dealt over 2,000 entries."""
     for start in range(first, end, BLOCK):
         catalog.add_many(
-            draft(i, "popular" if i < POPULAR else f"entry{i % ENTRIES}")
-            for i in range(start, min(start + BLOCK, end))
+            [
+                draft(i, "popular" if i < POPULAR else f"entry{i % ENTRIES}")
+                for i in range(start, min(start + BLOCK, end))
+            ]
         )
 
 
@@ -84,12 +85,9 @@ def family(catalog: Catalog, merges: int) -> tuple[int, int]:
         for child in range(last + 1, last + 1 + count):
             parents = (child - 1, chance.randrange(first, child - 1))
             runs.append(merge_run(child, [(id_, drafts[id_ - first].digest) for id_ in parents]))
-        with catalog.database.write() as connection:
-            at = now()
-            ids, told = additions.add(connection, at, more, runs)
-            audit.append(connection, at, told)
-            if ids != list(range(last + 1, last + 1 + count)):
-                raise RuntimeError(f"the registry gave row ids {ids[0]} to {ids[-1]}")
+        ids = [version.id for version in catalog.add_many(more, runs)]
+        if ids != list(range(last + 1, last + 1 + count)):
+            raise RuntimeError(f"the registry gave row ids {ids[0]} to {ids[-1]}")
         last = ids[-1]
     return first, last
 
