@@ -570,7 +570,7 @@ def test_an_index_that_disagrees_with_its_shards_is_told(one: State, refused: Re
 
     found = only(refused("a", "half"))
 
-    assert "disagrees with its shards about 1 tensors" in found.what
+    assert "disagrees with its shards about 1 tensor" in found.what
 
 
 def test_a_file_that_was_cut_short_is_told(one: State, refused: Refused) -> None:

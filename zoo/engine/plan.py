@@ -16,6 +16,7 @@ from zoo.compatibility.problem import Problem
 from zoo.compatibility.problem import refuse as refuse
 from zoo.compatibility.tensors import differences
 from zoo.compatibility.wording import listed as listed
+from zoo.compatibility.wording import together
 from zoo.engine.plan_cost import budget, element_bytes, input_bytes, statistics_of, working_set
 from zoo.engine.plan_tasks import tasks_apart, tasks_of
 from zoo.engine.planned import APART, BASE, Model, Place, Plan, Task
@@ -157,7 +158,8 @@ def _excluded(
         group = {origin, *(name for name, other in tied.items() if other == origin)}
         if not excluded.isdisjoint(group) and not group <= excluded:
             excluded |= group
-            notes.append(f"{listed(sorted(group))} are tied, and all are excluded")
+            every = "both" if len(group) == 2 else "all"
+            notes.append(f"{together(sorted(group))} are tied, and {every} are excluded")
     return excluded
 
 
