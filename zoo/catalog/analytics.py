@@ -269,7 +269,7 @@ def _load(
     with tempfile.NamedTemporaryFile("w", suffix=".ndjson", encoding="utf-8") as file:
         empty = True
         for row in rows:
-            # Not json.dump, which writes each word by itself: it took a minute for 100,000 versions.
+            # Not json.dump, which writes word by word: it took a minute for 100,000 versions.
             file.write(json.dumps(dict(zip(names, row, strict=True))) + "\n")
             empty = False
         if empty:
