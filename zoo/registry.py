@@ -77,7 +77,11 @@ def open(
         plugins=plugins,
         plugins_dirs=plugins_dirs,
     )
-    _ = registry.store
+    try:
+        _ = registry.store
+    except BaseException:
+        registry.close()
+        raise
     return registry
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,9 @@ def write(directory: Path, tensors: Headers, config: Mapping[str, Any] | None) -
 
 
 @pytest.fixture(scope="module")
-def somewhere(tmp_path_factory: pytest.TempPathFactory, plugins: Plugins) -> Registry:
-    return zoo.open(tmp_path_factory.mktemp("zoo") / "registry.db", plugins=plugins)
+def somewhere(tmp_path_factory: pytest.TempPathFactory, plugins: Plugins) -> Iterator[Registry]:
+    with zoo.open(tmp_path_factory.mktemp("zoo") / "registry.db", plugins=plugins) as opened:
+        yield opened
 
 
 def _is_json(config: Mapping[str, Any]) -> bool:

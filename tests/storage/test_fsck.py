@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -248,8 +249,12 @@ def test_a_registry_with_another_zoos_store_in_its_place_collects_nothing(save, 
     (tmp_path / "b.store").symlink_to(tmp_path / "a.store")
 
     for create in (True, False):
-        with pytest.raises(StoreError, match="another zoo"):
+        with pytest.raises(StoreError, match="another zoo") as caught:
             zoo.open(tmp_path / "b.db", create=create)
+        files = [os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir()]
+
+        assert caught.value.__traceback__
+        assert str(tmp_path / "b.db") not in files, "it stays open while the error is known"
 
 
 def test_a_zoo_that_moved_still_owns_its_store(save, tmp_path):
