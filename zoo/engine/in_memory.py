@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from zoo.contract import CHUNK, Method
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from zoo.checkpoint import Checkpoint, TensorInfo
+    from zoo.plugins import Plugins
 
     State = Mapping[str, torch.Tensor] | torch.Tensor
 
@@ -56,7 +57,7 @@ def merge(
     from zoo.recipes.recipe import Data, Expert, Recipe, lock, output_dtype
     from zoo.units import parse_bytes
 
-    known = method if isinstance(method, Method) else _bundled(method)
+    known = method if isinstance(method, Method) else _named(method)
     recipe = Recipe(
         known.name,
         tuple(Expert(f"expert {i}") for i in range(len(experts))),
@@ -195,8 +196,16 @@ def _filled(build: Callable[[], torch.nn.Module], model: Any) -> torch.nn.Module
     return module.eval()
 
 
-def _bundled(name: str) -> Method:
-    """A method by name, from all installed plugins."""
+def _named(name: str) -> Method:
+    """A method by name; drop-ins may change between two merges, what is installed does not."""
+    from zoo.plugin_sources import directories
     from zoo.plugins import load_plugins
 
-    return load_plugins().method(name)
+    return (load_plugins() if directories(()) else _installed()).method(name)
+
+
+@cache
+def _installed() -> Plugins:
+    from zoo.plugins import load_plugins
+
+    return load_plugins()
